@@ -1,0 +1,110 @@
+"""One verb of one algorithm on one data set, described by one JSON document: ``python -m algorithms '<RunSpec>'``.
+
+No scheduler and no server is needed: a rank on a cluster and a debugger on a laptop run the same command. The result is left in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.artifacts import Artifact, fetch, find, publish
+from infra.datasets.card import DatasetRef
+from infra.settings import load_settings
+from infra.store import Store, open_store
+
+if TYPE_CHECKING:
+    from infra.collectives import Collectives
+
+Verb = Literal["train", "evaluate", "export"]
+Event = dict[str, Any]
+
+
+class RunSpec(BaseModel):
+    """What one process, or each rank of several, is to do.
+
+    ``output`` is the key under which the resulting folder is published; ``checkpoints`` the key prefix of resumable state, shared by all
+    attempts at the same training; ``model`` the trained model that ``evaluate`` and ``export`` start from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verb: Verb
+    algorithm: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    dataset: DatasetRef
+    workspace: str
+    output: str
+    checkpoints: str = ""
+    model: Artifact | None = None
+    threads: int = Field(default=1, ge=1, description="CPU threads this rank may use.")
+    lineage: dict[str, Any] = Field(default_factory=dict, description="Goes into the package as it is: model name, run key, data source.")
+
+
+@dataclass
+class Run:
+    """What an engine's verb gets besides config and data: where it is, where to write, whom to tell.
+
+    ``report`` sends an event (a JSON value with a ``kind``) to whoever started this run:
+        progress  phase, epoch, epochs, step, steps, loss, metric, metric_name, samples_per_s, eta_s (any may be absent)
+        metrics   step (int), values ({name: float}): logged to MLflow
+        log       message: one line for a person
+    Only rank 0 needs to report. ``output_dir`` is a local folder; what rank 0 leaves there is published.
+    """
+
+    spec: RunSpec
+    store: Store
+    collectives: Collectives
+    output_dir: Path
+    scratch_dir: Path
+    model_dir: Path | None = None
+    report: Callable[[Event], None] = lambda event: None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_main(self) -> bool:
+        return self.collectives.rank == 0
+
+
+def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], None] = lambda event: None) -> Artifact | None:
+    """Run one verb in this process as one rank of ``collectives``; rank 0 publishes and returns the artifact, others return None."""
+    import numpy as np
+
+    from algorithms.catalog import find_algorithm
+    from infra.datasets.dataset import open_dataset
+
+    settings = load_settings()
+    algorithm = find_algorithm(spec.algorithm)
+    config = algorithm.config(spec.config)
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    store = open_store(spec.workspace)
+    data = open_dataset(store, spec.dataset, settings.cache_path)
+    with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
+        output_dir = Path(scratch) / "output"
+        output_dir.mkdir()
+        model_dir = fetch(store, spec.model, settings.cache_path) if spec.model else None
+        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report)
+        getattr(algorithm.engine, spec.verb)(config, data, run)
+        collectives.barrier()
+        if collectives.rank == 0:
+            (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True))
+            publish(store, output_dir, spec.output, kind=spec.verb)
+    return find(store, spec.output) if collectives.rank == 0 else None
+
+
+def events_to_fd() -> Callable[[Event], None]:
+    """A ``report`` that writes one JSON line an event to the file descriptor named by ``ATELIER_EVENTS_FD``; to nowhere without it."""
+    fd = os.environ.get("ATELIER_EVENTS_FD")
+    if fd is None:
+        return lambda event: None
+    pipe = os.fdopen(int(fd), "w", buffering=1)
+    return lambda event: print(json.dumps(event), file=pipe, flush=True)

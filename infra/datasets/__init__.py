@@ -1,0 +1,1 @@
+"""Immutable, content-addressed data sets: Parquet shards and a JSON card."""

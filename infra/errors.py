@@ -1,0 +1,280 @@
+"""Every error that Atelier raises on purpose.
+
+    AtelierError                        exit status 1: the run failed
+    ├── StoreUnavailableError           (ConnectionError)  the object store did not answer, after retries
+    ├── RankFailedError                 (RuntimeError)     a training process ended with an error
+    ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
+    ├── ParityError                     (RuntimeError)     the exported model differs from the trained one
+    ├── MissingExtraError               (ImportError)      an optional dependency is not installed
+    ├── ServiceError                    (RuntimeError)     a service that we start did not come up
+    └── InputError                      exit status 2: what was asked for cannot be done as it is
+        ├── InvalidSettingError         (ValueError)
+        ├── InvalidOptionError          (ValueError)
+        ├── InvalidSourceError          (ValueError)       data that cannot be imported
+        ├── UnsafeArchiveError          (ValueError)
+        ├── ValidationFailedError       (ValueError)       data that does not pass the gate
+        ├── CorruptArtifactError        (ValueError)       a digest does not match
+        ├── UserCodeError               (ValueError)       a dotted name that does not load or run
+        ├── UnknownAlgorithmError       (LookupError)
+        ├── SourceNotFoundError         (LookupError)
+        ├── ArtifactNotFoundError       (LookupError)
+        ├── DatasetNotFoundError        (LookupError)
+        ├── ModelNotFoundError          (LookupError)
+        ├── NotEnoughSlotsError         (ValueError)
+        └── StoreAccessError            (OSError)          wrong credentials, read-only, no space
+
+The arguments of every constructor are JSON values and go to ``super().__init__`` positionally, so an error survives pickling
+between Dask workers and ``to_wire``/``from_wire`` between processes. The sentence is made in ``__str__``: what was
+wrong, what came, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AtelierError(Exception):
+    """Base of all errors that a user may meet; ``exit_status`` is that of the command line."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class InputError(AtelierError):
+    """What was asked for cannot be done as it is: the caller has to change something."""
+
+    exit_status: ClassVar[int] = 2
+
+
+def _bullets(lines: list[str], most: int = 12) -> str:
+    shown = "".join(f"\n  - {line}" for line in lines[:most])
+    return shown + (f"\n  - and {len(lines) - most} more" if len(lines) > most else "")
+
+
+class StoreUnavailableError(AtelierError, ConnectionError):
+    def __init__(self, store: str, why: str) -> None:
+        super().__init__(store, why)
+        self.store, self.why = store, why
+
+    def __str__(self) -> str:
+        return f"The store {self.store} did not answer, after several tries: {self.why}. Check that it is up and run the same command again."
+
+
+class RankFailedError(AtelierError, RuntimeError):
+    def __init__(self, rank: int, exit_code: int, last_words: str) -> None:
+        super().__init__(rank, exit_code, last_words)
+        self.rank, self.exit_code, self.last_words = rank, exit_code, last_words
+
+    def __str__(self) -> str:
+        how = f"was killed by signal {-self.exit_code}" if self.exit_code < 0 else f"ended with status {self.exit_code}"
+        return f"Rank {self.rank} {how}. Its last words:\n{self.last_words.rstrip() or '(none)'}"
+
+
+class DeadlineExceededError(AtelierError, TimeoutError):
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(what, seconds)
+        self.what, self.seconds = what, seconds
+
+    def __str__(self) -> str:
+        return f"{self.what} did not end within {self.seconds:g} s and was stopped. Raise the limit, or look at its log."
+
+
+class ParityError(AtelierError, RuntimeError):
+    def __init__(self, largest_difference: float, tolerance: float, batch_size: int) -> None:
+        super().__init__(largest_difference, tolerance, batch_size)
+        self.largest_difference, self.tolerance, self.batch_size = largest_difference, tolerance, batch_size
+
+    def __str__(self) -> str:
+        return (
+            f"The exported ONNX model does not give what the trained model gives: at batch size {self.batch_size} the largest difference is "
+            f"{self.largest_difference:.3g}, allowed is {self.tolerance:.3g}. Nothing was registered."
+        )
+
+
+class MissingExtraError(AtelierError, ImportError):
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return f"This needs the package {self.package!r}, which is not installed. Install it with: pip install 'atelier[{self.extra}]'"
+
+
+class ServiceError(AtelierError, RuntimeError):
+    def __init__(self, service: str, why: str) -> None:
+        super().__init__(service, why)
+        self.service, self.why = service, why
+
+    def __str__(self) -> str:
+        return f"{self.service} did not come up: {self.why}"
+
+
+class InvalidSettingError(InputError, ValueError):
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return f"Wrong settings (ATELIER_* variables or atelier.toml):{_bullets(self.problems)}"
+
+
+class InvalidOptionError(InputError, ValueError):
+    """One or more options are unknown or out of range; all faults at once."""
+
+    def __init__(self, what: str, problems: list[str], hint: str = "") -> None:
+        super().__init__(what, problems, hint)
+        self.what, self.problems, self.hint = what, problems, hint
+
+    def __str__(self) -> str:
+        return f"Wrong options for {self.what}:{_bullets(self.problems)}" + (f"\n{self.hint}" if self.hint else "")
+
+
+class InvalidSourceError(InputError, ValueError):
+    """The source exists but is not a data set that can be imported."""
+
+    def __init__(self, source: str, problems: list[str], hint: str = "") -> None:
+        super().__init__(source, problems, hint)
+        self.source, self.problems, self.hint = source, problems, hint
+
+    def __str__(self) -> str:
+        return f"Cannot import {self.source}:{_bullets(self.problems)}" + (f"\n{self.hint}" if self.hint else "")
+
+
+class UnsafeArchiveError(InputError, ValueError):
+    def __init__(self, archive: str, member: str, why: str) -> None:
+        super().__init__(archive, member, why)
+        self.archive, self.member, self.why = archive, member, why
+
+    def __str__(self) -> str:
+        return f"The archive {self.archive} is not safe to unpack: {self.member!r} {self.why}. Nothing was unpacked."
+
+
+class ValidationFailedError(InputError, ValueError):
+    """The data does not pass the gate; ``report`` is where the Data Docs are."""
+
+    def __init__(self, dataset: str, failures: list[str], report: str, hint: str = "") -> None:
+        super().__init__(dataset, failures, report, hint)
+        self.dataset, self.failures, self.report, self.hint = dataset, failures, report, hint
+
+    def __str__(self) -> str:
+        return (
+            f"The data {self.dataset} did not pass validation:{_bullets(self.failures)}"
+            + (f"\n{self.hint}" if self.hint else "")
+            + (f"\nFull report: {self.report}" if self.report else "")
+        )
+
+
+class CorruptArtifactError(InputError, ValueError):
+    def __init__(self, file: str, expected: str, found: str) -> None:
+        super().__init__(file, expected, found)
+        self.file, self.expected, self.found = file, expected, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} is damaged: its SHA-256 is {self.found[:16]}…, recorded was {self.expected[:16]}…. "
+            "Restore the file from a backup, or delete what it belongs to and run the same command again."
+        )
+
+
+class UserCodeError(InputError, ValueError):
+    def __init__(self, dotted_name: str, why: str) -> None:
+        super().__init__(dotted_name, why)
+        self.dotted_name, self.why = dotted_name, why
+
+    def __str__(self) -> str:
+        return f"Cannot use {self.dotted_name!r}: {self.why}"
+
+
+class UnknownAlgorithmError(InputError, LookupError):
+    def __init__(self, name: str, nearest: list[str]) -> None:
+        super().__init__(name, nearest)
+        self.name, self.nearest = name, nearest
+
+    def __str__(self) -> str:
+        near = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
+        return f"There is no algorithm {self.name!r}.{near} `atelier algorithms` lists all."
+
+
+class SourceNotFoundError(InputError, LookupError):
+    def __init__(self, source: str, hint: str = "") -> None:
+        super().__init__(source, hint)
+        self.source, self.hint = source, hint
+
+    def __str__(self) -> str:
+        return f"There is no data at {self.source!r}: it is neither a path, nor a URI that exists, nor a data set's name." + (
+            f" {self.hint}" if self.hint else " `atelier data list` shows the names."
+        )
+
+
+class ArtifactNotFoundError(InputError, LookupError):
+    def __init__(self, store: str, key: str) -> None:
+        super().__init__(store, key)
+        self.store, self.key = store, key
+
+    def __str__(self) -> str:
+        return f"No artifact {self.key!r} in {self.store}."
+
+
+class DatasetNotFoundError(InputError, LookupError):
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        return f"No data set {self.name!r}. Known: {', '.join(self.known[:20]) or 'none yet'}. `atelier data import` makes one."
+
+
+class ModelNotFoundError(InputError, LookupError):
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        return f"No model {self.name!r} in the registry. Known: {', '.join(self.known[:20]) or 'none yet'}. `atelier run` makes one."
+
+
+class NotEnoughSlotsError(InputError, ValueError):
+    def __init__(self, wanted: int, available: int, cluster: str) -> None:
+        super().__init__(wanted, available, cluster)
+        self.wanted, self.available, self.cluster = wanted, available, cluster
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wanted} workers were asked for, but the cluster ({self.cluster}) has {self.available} slots. "
+            f"Use --workers {self.available} or fewer, or give the cluster more (ATELIER_SLOTS, ATELIER_CLUSTER)."
+        )
+
+
+class StoreAccessError(InputError, OSError):
+    """The store refuses: wrong credentials, no such bucket, a read-only folder, a full disk."""
+
+    def __init__(self, store: str, why: str, hint: str) -> None:
+        super().__init__(store, why, hint)
+        self.store, self.why, self.hint = store, why, hint
+
+    def __reduce__(self) -> tuple[Any, ...]:  # OSError's own keeps two of three arguments
+        return type(self), (self.store, self.why, self.hint)
+
+    def __str__(self) -> str:
+        return f"Cannot use the store {self.store}: {self.why}. {self.hint}".rstrip()
+
+
+def _classes() -> dict[str, type[AtelierError]]:
+    found: dict[str, type[AtelierError]] = {}
+    todo: list[type[AtelierError]] = [AtelierError]
+    while todo:
+        cls = todo.pop()
+        found[cls.__name__] = cls
+        todo.extend(cls.__subclasses__())
+    return found
+
+
+def to_wire(error: AtelierError) -> dict[str, Any]:
+    """The error as a JSON value, for another process; see ``from_wire``."""
+    args = (error.store, error.why, error.hint) if isinstance(error, StoreAccessError) else error.args
+    return {"type": type(error).__name__, "args": list(args)}
+
+
+def from_wire(value: dict[str, Any]) -> AtelierError:
+    """The error that ``to_wire`` described; an unknown type becomes a plain ``AtelierError``."""
+    cls = _classes().get(value["type"])
+    return cls(*value["args"]) if cls is not None else AtelierError(f"{value['type']}: {value['args']}")

@@ -14,6 +14,7 @@ from infra.store import Store, open_store
 
 if TYPE_CHECKING:
     from distributed import Client
+    from pydantic import BaseModel
 
 
 def _ignore(event: dict[str, Any]) -> None:
@@ -28,19 +29,30 @@ class StageContext:
         settings: of this process.
         store: the workspace.
         report: gets every event (a JSON value with a ``kind``, see ``algorithms.run.Run``).
+        workers: ranks of a distributed training.
+        backend: how ranks talk: auto, horovod or torch.
     """
 
     settings: Settings
     store: Store
     report: Callable[[dict[str, Any]], None] = _ignore
+    workers: int = 1
+    backend: str = "auto"
     _stack: ExitStack = field(default_factory=ExitStack)
     _client: Client | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, settings: Settings | None = None, report: Callable[[dict[str, Any]], None] = _ignore) -> StageContext:
+    def open(
+        cls,
+        settings: Settings | None = None,
+        report: Callable[[dict[str, Any]], None] = _ignore,
+        *,
+        workers: int = 1,
+        backend: str | None = None,
+    ) -> StageContext:
         settings = settings or load_settings()
-        return cls(settings, open_store(settings.workspace_uri), report)
+        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend)
 
     def client(self) -> Client:
         """The Dask cluster's client; started on the first call, the same one afterwards."""
@@ -50,6 +62,24 @@ class StageContext:
             if self._client is None:
                 self._client = self._stack.enter_context(open_cluster(self.settings))
             return self._client
+
+    def launch_ranks(self, spec: BaseModel, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
+        """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
+
+        A rank gets its share of its host's threads; one rank alone gets all of them.
+        """
+        from infra.launch import launch
+
+        threads = max(1, self.settings.slots // num_ranks)
+        launch(
+            spec.model_copy(update={"threads": threads}).model_dump_json(),
+            client=self.client(),
+            num_ranks=num_ranks,
+            backend=self.backend,
+            threads_per_rank=threads,
+            deadline_s=self.settings.deadline_s,
+            on_event=on_event,
+        )
 
     def __enter__(self) -> StageContext:
         return self

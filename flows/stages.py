@@ -1,0 +1,131 @@
+"""Stages as Prefect tasks: typed parameters, results kept in the workspace, cache keys by digest.
+
+The stages themselves are the plain functions of ``tasks/``; they become Prefect tasks here and not there, so that Dask workers, which
+import ``tasks/``, never import Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import WritableFileSystem
+from pydantic import BaseModel, ConfigDict
+
+from infra.artifacts import Artifact, find
+from infra.context import StageContext
+from infra.datasets.card import DatasetRef
+from infra.errors import ArtifactNotFoundError
+from infra.keys import content_key
+from infra.store import open_store
+
+Result = TypeVar("Result")
+
+_context: ContextVar[StageContext] = ContextVar("atelier_stage_context")
+
+
+class StageTime(BaseModel):
+    """How one stage went: ``completed`` now, or ``cached`` from an earlier run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    state: str
+    seconds: float
+
+
+class WorkspaceResults(WritableFileSystem):
+    """Prefect results in the workspace itself, so that a run resumes wherever the workspace can be reached."""
+
+    workspace: str
+
+    async def read_path(self, path: str) -> bytes:
+        try:
+            return open_store(self.workspace).read_bytes(f"prefect/results/{path}")
+        except ArtifactNotFoundError as error:
+            raise ValueError(str(error)) from error  # what Prefect takes as "no result yet"
+
+    async def write_path(self, path: str, content: bytes) -> None:
+        open_store(self.workspace).write_bytes(f"prefect/results/{path}", content)
+
+
+@contextmanager
+def stage_context(context: StageContext) -> Iterator[StageContext]:
+    """Make ``context`` the one that stages get."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+def stage(function: Callable[..., Result], *, version: int = 1) -> Task[..., Result]:
+    """``function`` as a Prefect task that is skipped when the same inputs were done before.
+
+    The key is the stage's name and version and the values of its parameters, which are digests, names and options, never data. Raise
+    ``version`` when the meaning of a stage's result changes.
+    """
+    name = function.__name__.replace("_", "-")
+
+    def cache_key(run: TaskRunContext, parameters: dict[str, Any]) -> str:
+        return f"{name}-{content_key({'stage': name, 'version': version, **parameters['values']})}"
+
+    def call(values: dict[str, Any]) -> Result:
+        return function(**values, context=_context.get())
+
+    return task(
+        call,
+        name=name,
+        description=(function.__doc__ or "").strip().split("\n")[0],
+        cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
+        persist_result=True,
+        result_serializer="json",
+    )
+
+
+def _handles(value: Any) -> Iterator[Artifact | DatasetRef]:
+    if isinstance(value, Artifact | DatasetRef):
+        yield value
+    elif isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            yield from _handles(getattr(value, field))
+
+
+def is_intact(context: StageContext, result: Any) -> bool:
+    """Whether everything that a cached result names is still in the store."""
+    for handle in _handles(result):
+        if isinstance(handle, DatasetRef):
+            if not context.store.exists(f"{handle.key}/card.json"):
+                return False
+        elif find(context.store, handle.key) != handle:
+            return False
+    return True
+
+
+def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: bool = False, **values: Any) -> Result:
+    """Run one stage, or take its earlier result if everything that names is still there; tell about it, and note its time."""
+    context = _context.get()
+    name = stage_task.name
+    context.report({"kind": "stage", "name": name, "state": "running"})
+    begin = time.monotonic()
+    results = WorkspaceResults(workspace=context.settings.workspace_uri)
+    configured = stage_task.with_options(result_storage=results, refresh_cache=fresh)
+    try:
+        state = configured(values, return_state=True)
+        result = state.result()
+        if state.name == "Cached" and not is_intact(context, result):
+            state = configured.with_options(refresh_cache=True)(values, return_state=True)
+            result = state.result()
+    except BaseException:
+        context.report({"kind": "stage", "name": name, "state": "failed", "seconds": time.monotonic() - begin})
+        raise
+    done = StageTime(name=name, state="cached" if state.name == "Cached" else "completed", seconds=round(time.monotonic() - begin, 3))
+    times.append(done)
+    context.report({"kind": "stage", **done.model_dump()})
+    return result

@@ -1,0 +1,175 @@
+"""The Prefect API that flows need: the one that is configured, or an embedded server of our own.
+
+Prefect's own ephemeral server outlives a killed parent and migrates an empty database for 15 seconds; ours is ended with its
+parent by the supervisor, and starts from a migrated template that the set-up leaves in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+from infra.errors import ServiceError
+from infra.settings import Settings
+from infra.supervisor import supervised
+
+STARTUP_TIMEOUT_S = 120.0
+LOGGING_CONFIG = Path(__file__).with_name("prefect_logging.yml")
+
+
+def quiet_environment() -> dict[str, str]:
+    """What keeps Prefect off the terminal: its logs go to its API only, and no telemetry is sent."""
+    return {
+        "PREFECT_LOGGING_SETTINGS_PATH": str(LOGGING_CONFIG),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def configured_url() -> str | None:
+    """The API that the user set by variable or Prefect profile, if any."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value()
+
+
+def _database_url(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def template_path(settings: Settings) -> Path:
+    """A migrated, empty database for this version of Prefect."""
+    return settings.cache_path / "templates" / f"prefect-{version('prefect')}.db"
+
+
+def make_template(settings: Settings) -> Path:
+    """Make the template if it is not there: a new workspace then starts in seconds. Takes about 15 s of one core."""
+    target = template_path(settings)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    code = "import asyncio; from prefect.server.database import provide_database_interface as p; asyncio.run(p().create_db())"
+    environment = {**os.environ, **quiet_environment(), "PREFECT_API_DATABASE_CONNECTION_URL": _database_url(partial)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=STARTUP_TIMEOUT_S * 2, check=False
+        )
+        if done.returncode != 0:
+            raise ServiceError("The Prefect database", done.stderr[-2000:])
+        _fold_journal(partial)
+        partial.replace(target)
+    finally:
+        for left in partial.parent.glob(partial.name + "*"):
+            left.unlink(missing_ok=True)
+    return target
+
+
+def _fold_journal(database: Path) -> None:
+    """Write what SQLite's journal still holds into the file, so that the file alone can be copied."""
+    import sqlite3
+
+    with sqlite3.connect(database) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+class EmbeddedServer:
+    """A Prefect API server on loopback, without UI; started at once, awaited by ``wait``, ended by leaving."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.state_dir / "prefect"
+        self.home.mkdir(parents=True, exist_ok=True)
+        database = self.home / "prefect.db"
+        if not database.exists():
+            partial = database.with_name(f"prefect.db.{os.getpid()}.partial")
+            shutil.copyfile(make_template(settings), partial)
+            partial.replace(database)
+        self.log = self.home / "server.log"
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}/api"
+        environment = {
+            **os.environ,
+            **quiet_environment(),
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_DATABASE_CONNECTION_URL": _database_url(database),
+            "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_UI_ENABLED": "0",
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+        }
+        for variable in ("PREFECT_API_URL", "OMP_NUM_THREADS"):
+            environment.pop(variable, None)
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        with self.log.open("ab") as log:
+            self.process = supervised(command, env=environment, stdout=log, stderr=log)
+
+    def wait(self) -> str:
+        """The API's URL, once it answers.
+
+        Raises:
+            ServiceError: it ended, or did not answer in time; with the end of its log.
+        """
+        end = time.monotonic() + STARTUP_TIMEOUT_S
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        return self.url
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise ServiceError("The embedded Prefect server", f"see {self.log}: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def __enter__(self) -> EmbeddedServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[EmbeddedServer | None]:
+    """Begin to start the embedded server, unless an API is configured; the caller goes on meanwhile and calls ``wait`` when it needs it."""
+    os.environ.update({name: value for name, value in quiet_environment().items() if name not in os.environ})
+    if os.environ.get("PREFECT_API_URL"):
+        yield None
+        return
+    with EmbeddedServer(settings) as server:
+        yield server
+
+
+if __name__ == "__main__":
+    from infra.settings import load_settings
+
+    print(make_template(load_settings()))

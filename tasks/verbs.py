@@ -1,0 +1,17 @@
+"""Run one verb of an algorithm in a process of its own on the cluster."""
+
+from __future__ import annotations
+
+from algorithms.run import RunSpec
+from infra.artifacts import Artifact, find
+from infra.context import StageContext
+
+
+def run_verb(spec: RunSpec, context: StageContext) -> Artifact:
+    """The artifact at ``spec.output``: there already, or made now by one rank with all the threads of its host."""
+    artifact = find(context.store, spec.output)
+    if artifact is None:
+        context.launch_ranks(spec, num_ranks=1, on_event=context.report)
+        artifact = find(context.store, spec.output)
+        assert artifact is not None, f"the rank ended well but left nothing at {spec.output}"
+    return artifact

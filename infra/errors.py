@@ -3,6 +3,7 @@
     AtelierError                        exit status 1: the run failed
     ├── StoreUnavailableError           (ConnectionError)  the object store did not answer, after retries
     ├── RankFailedError                 (RuntimeError)     a training process ended with an error
+    ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
     ├── ParityError                     (RuntimeError)     the exported model differs from the trained one
     ├── MissingExtraError               (ImportError)      an optional dependency is not installed
@@ -56,7 +57,9 @@ class StoreUnavailableError(AtelierError, ConnectionError):
         self.store, self.why = store, why
 
     def __str__(self) -> str:
-        return f"The store {self.store} did not answer, after several tries: {self.why}. Check that it is up and run the same command again."
+        return (
+            f"The store {self.store} did not answer, after several tries: {self.why}. Check that it is up and run the same command again."
+        )
 
 
 class RankFailedError(AtelierError, RuntimeError):
@@ -66,7 +69,20 @@ class RankFailedError(AtelierError, RuntimeError):
 
     def __str__(self) -> str:
         how = f"was killed by signal {-self.exit_code}" if self.exit_code < 0 else f"ended with status {self.exit_code}"
+        if self.exit_code == -9:
+            how += " (often: out of memory)"
         return f"Rank {self.rank} {how}. Its last words:\n{self.last_words.rstrip() or '(none)'}"
+
+
+class CollectiveError(AtelierError, RuntimeError):
+    """Mostly a consequence: another rank has ended, and the launcher shows that one's error if it can."""
+
+    def __init__(self, rank: int, operation: str, why: str) -> None:
+        super().__init__(rank, operation, why)
+        self.rank, self.operation, self.why = rank, operation, why
+
+    def __str__(self) -> str:
+        return f"Rank {self.rank} could not finish {self.operation} with the other ranks (often: another rank ended): {self.why}"
 
 
 class DeadlineExceededError(AtelierError, TimeoutError):

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from algorithms.spec import Expectation, Severity
+from algorithms.spec import Expectation
 from infra.datasets.card import Card
 
 LARGEST_FLOAT32 = 3.4e38  # beyond it a value is infinite to every model here
 MOST_MISSING = 0.5
 MOST_DRIFT = 0.2
 MOST_UNSEEN = 0.01
+MOST_UNIQUE = 0.95
 LEAST_BALANCE = 0.1
 LEAST_CONTRAST = 1.0
+
+
+def _literal(name: str) -> str:
+    """A column's name inside a reason, whose braces stand for values."""
+    return repr(name).replace("{", "{{").replace("}", "}}")
 
 
 def _between(column: str, reason: str, low: float | None = None, high: float | None = None, **more: Any) -> Expectation:
@@ -102,58 +108,35 @@ def table_expectations(
         least_balance: least size of a class, as a share of the largest.
     """
     checks = [
-        Expectation("expect_column_to_exist", {"column": target}, reason=f"there is no column {target!r} to predict"),
-        Expectation("expect_column_values_to_not_be_null", {"column": target}, per_sample=True, reason=f"the target {target!r} is missing"),
+        Expectation("expect_column_to_exist", {"column": target}, reason=f"there is no column {_literal(target)} to predict"),
+        Expectation(
+            "expect_column_values_to_not_be_null", {"column": target}, per_sample=True, reason=f"the target {_literal(target)} is missing"
+        ),
     ]
     for feature in card.features:
         if feature.type == "float" and feature.name != "_row":
-            reason = f"column {feature.name!r} is not finite"
+            reason = f"column {_literal(feature.name)} is not finite"
             checks.append(_between(feature.name, reason, -LARGEST_FLOAT32, LARGEST_FLOAT32, per_sample=True))
     checks += _column_expectations(target, regression, most_missing, most_drift)
     return checks if regression else checks + class_expectations(least_balance=least_balance)
 
 
 def _column_expectations(target: str, regression: bool, most_missing: float, most_drift: float) -> list[Expectation]:
-    warning: Severity = "warning"
-    leak = f"would give away the target {target!r}; is it known when a prediction is made? If not, take it out of the data"
+    name = _literal(target)
+    gives_away = f"column {{column!r}} would give away the target {name}; is it known when a prediction is made? If not, take it out"
+    unseen = "column {column!r}: {unseen_share:.1%} of the values in valid and test do not occur in train"
+    soft: dict[str, Any] = {"severity": "warning", "table": "columns"}
     checks = [
         _between("target_distinct", "the target {column!r} has {distinct} value(s); at least 2 are needed", 2, table="columns"),
-        _in_set("equals_target", [False], f"column {{column!r}} equals the target {target!r}: take it out of the data", table="columns"),
-        _in_set("determines_target", [False], f"column {{column!r}} {leak}", severity=warning, table="columns"),
-        _between("feature_distinct", "column {column!r} is constant", 2, severity=warning, table="columns"),
-        _between(
-            "null_share",
-            "column {column!r}: {null_share:.1%} of the values are missing",
-            high=most_missing,
-            severity=warning,
-            table="columns",
-        ),
-        _between(
-            "drift",
-            "column {column!r} differs between the splits: {drift:.2f} on a scale of 0 to 1",
-            high=most_drift,
-            severity=warning,
-            table="columns",
-        ),
-        _between(
-            "unseen_share",
-            "column {column!r}: {unseen_share:.1%} of the values in valid and test do not occur in train",
-            high=MOST_UNSEEN,
-            severity=warning,
-            table="columns",
-        ),
-        _between(
-            "id_share",
-            "column {column!r} has a value of its own in nearly every row, like an identifier",
-            high=0.95,
-            severity=warning,
-            table="columns",
-        ),
+        _in_set("equals_target", [False], f"column {{column!r}} equals the target {name}: take it out of the data", table="columns"),
+        _in_set("determines_target", [False], gives_away, **soft),
+        _between("feature_distinct", "column {column!r} is constant", 2, **soft),
+        _between("null_share", "column {column!r}: {null_share:.1%} of the values are missing", high=most_missing, **soft),
+        _between("drift", "column {column!r} differs between the splits: {drift:.2f} on a scale of 0 to 1", high=most_drift, **soft),
+        _between("unseen_share", unseen, high=MOST_UNSEEN, **soft),
+        _between("id_share", "column {column!r} has a value of its own in nearly every row, like an identifier", high=MOST_UNIQUE, **soft),
     ]
     if regression:
-        checks.append(
-            _in_set(
-                "target_type", ["integer", "float", "boolean"], "the target {column!r} is of type {type}, not a number", table="columns"
-            )
-        )
+        reason = "the target {column!r} is of type {type}, not a number"
+        checks.append(_in_set("target_type", ["integer", "float", "boolean"], reason, table="columns"))
     return checks

@@ -37,7 +37,7 @@ class Expectation:
         kwargs: its arguments, JSON values. For pictures the columns are those of the picture profile (``docs/validation.md``).
         severity: an ``error`` stops the run (or, for a rule about single samples, quarantines them); a ``warning`` is reported.
         per_sample: whether it speaks of single samples, so that those that break it can be set aside.
-        reason: what is told about a sample or data set that breaks it, in words; ``{column}`` stands for the value in the row that breaks it.
+        reason: what is told about a sample or data set that breaks it; ``{column}`` stands for the value in the row that breaks it.
         table: what it speaks of: the ``samples`` (rows, or the pictures' profile), the ``classes`` or the ``columns`` (a row for each).
     """
 

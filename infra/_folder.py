@@ -1,0 +1,229 @@
+"""A store in a folder of a local or shared file system."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from infra._files import CHUNK, STAGING, check_key, folder_error, save, sync_file, sync_folder, write_synced
+from infra.errors import ArtifactNotFoundError, AtelierError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
+_swept: set[tuple[int, str]] = set()
+
+
+class FolderStore:
+    """Files below a folder. What is being written lies in ``.staging`` on the same file system and is renamed into place when it is on disk."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+
+    @property
+    def uri(self) -> str:
+        return str(self.root)
+
+    def __repr__(self) -> str:
+        return f"FolderStore({self.uri!r})"
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """The operating system's errors in our words."""
+        try:
+            yield
+        except AtelierError:
+            raise
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ArtifactNotFoundError(self.uri, key) from error
+        except OSError as error:
+            raise folder_error(self.uri, error) from error
+
+    def read_bytes(self, key: str) -> bytes:
+        with self._errors(key):
+            return self._path(key).read_bytes()
+
+    def open(self, key: str) -> BinaryIO:
+        with self._errors(key):
+            return self._path(key).open("rb")
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        self._write(key, io.BytesIO(data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        target = self._path(key)
+        with self._errors(key), self._staged() as staged:
+            write_synced(staged, io.BytesIO(data))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(staged, target)  # unlike a rename, a link fails if the name is taken
+            except FileExistsError:
+                return False
+            sync_folder(target.parent)
+            return True
+
+    def put_file(self, path: Path, key: str) -> None:
+        with path.open("rb") as source:
+            self._write(key, source)
+
+    def _write(self, key: str, source: BinaryIO) -> None:
+        target = self._path(key)
+        with self._errors(key), self._staged() as staged:
+            write_synced(staged, source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)
+            sync_folder(target.parent)
+
+    def get_file(self, key: str, path: Path) -> None:
+        with self.open(key) as source:
+            save(source, path)
+
+    def exists(self, key: str) -> bool:
+        with self._errors(key):
+            return self._path(key).is_file()
+
+    def size(self, key: str) -> int:
+        with self._errors(key):
+            path = self._path(key)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, key)
+            return path.stat().st_size
+
+    def list(self, prefix: str) -> Iterator[str]:
+        check_key(prefix, prefix=True)
+        folder = prefix.rpartition("/")[0]
+        found: list[str] = []
+        with self._errors(prefix):
+            for parent, folders, files in os.walk(self.root / folder):
+                relative = os.path.relpath(parent, self.root).replace(os.sep, "/")
+                start = "" if relative == "." else relative + "/"
+                if not start:
+                    folders[:] = [name for name in folders if name != STAGING]
+                folders[:] = [name for name in folders if (start + name + "/").startswith(prefix) or prefix.startswith(start + name + "/")]
+                found += [start + name for name in files if (start + name).startswith(prefix)]
+        yield from sorted(found)
+
+    def delete(self, prefix: str) -> None:
+        path = self._path(prefix)
+        with self._errors(prefix):
+            if not path.exists() and not path.is_symlink():
+                return
+            with self._staged() as staged:  # a folder vanishes at once, not file by file
+                with suppress(FileNotFoundError):
+                    os.rename(path, staged)
+                shutil.rmtree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    @contextmanager
+    def staging_folder(self) -> Iterator[Path]:
+        """A new folder on the store's own file system, to be filled and then handed to ``put_folder``; removed if it was not."""
+        with self._staged() as staged:
+            with self._errors(STAGING):
+                staged.mkdir(parents=True)
+            yield staged
+
+    def put_folder(self, staged: Path, key: str) -> bool:
+        """Rename a folder made in ``staging_folder`` to ``key``; False if something is there already."""
+        target = self._path(key)
+        with self._errors(key):
+            for parent, _, files in os.walk(staged):
+                for name in files:
+                    sync_file(Path(parent) / name)
+                sync_folder(Path(parent))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(staged, target)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+            sync_folder(target.parent)
+            return True
+
+    def swap_folder(self, staged: Path, key: str) -> bool:
+        """Put a staged folder in the place of one that is there, in one step where the system can; False if there is none any more."""
+        target = self._path(key)
+        with self._errors(key), self._staged() as old:
+            if _exchange(staged, target):
+                return True
+            try:
+                os.rename(target, old)
+            except FileNotFoundError:
+                return False
+            os.rename(staged, target)
+            return True
+
+    def is_staged(self, folder: Path) -> bool:
+        """Whether a folder lies in this store's staging, so that it can be renamed into place."""
+        return folder.absolute().parent == self.root / STAGING
+
+    def stage_file(self, source: Path, target: Path) -> None:
+        """Copy a file into a staged folder."""
+        with source.open("rb") as stream, self._errors(STAGING):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as copy:
+                shutil.copyfileobj(stream, copy, CHUNK)
+
+    def stage_bytes(self, data: bytes, target: Path) -> None:
+        with self._errors(STAGING):
+            target.write_bytes(data)
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """A path that is not taken; whatever is there in the end is removed. Its name tells whose it is, see ``_sweep``."""
+        folder = self.root / STAGING
+        with self._errors(STAGING):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+        path = folder / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
+        try:
+            yield path
+        finally:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):  # what could not be removed is swept later
+                    path.unlink(missing_ok=True)
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove, once per process and store, what killed processes of this machine left behind."""
+        me = (os.getpid(), self.uri)
+        if me in _swept:
+            return
+        _swept.add(me)
+        for path in folder.iterdir():
+            host, _, rest = path.name.partition("~")
+            pid = rest.partition("~")[0]
+            if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid)):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # alive, somebody else's
+        return True
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step (``renameat2`` of Linux); False where that does not exist, or one of them does not."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

@@ -6,6 +6,9 @@ import ``tasks/``, never import Prefect.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,19 +68,26 @@ def stage_context(context: StageContext) -> Iterator[StageContext]:
         _context.reset(token)
 
 
-def stage(function: Callable[..., Result], *, version: int = 1) -> Task[..., Result]:
+def stage(function: Callable[..., Result], *, name: str = "", version: int = 1) -> Task[..., Result]:
     """``function`` as a Prefect task that is skipped when the same inputs were done before.
 
     The key is the stage's name and version and the values of its parameters, which are digests, names and options, never data. Raise
     ``version`` when the meaning of a stage's result changes.
     """
-    name = function.__name__.replace("_", "-")
+    name = name or function.__name__
 
     def cache_key(run: TaskRunContext, parameters: dict[str, Any]) -> str:
-        return f"{name}-{content_key({'stage': name, 'version': version, **parameters['values']})}"
+        return f"{name}-{content_key({'stage': name, 'version': version, 'values': parameters})}"
 
-    def call(values: dict[str, Any]) -> Result:
-        return function(**values, context=_context.get())
+    @functools.wraps(function)
+    def call(*args: Any, **values: Any) -> Result:
+        return function(*args, **values, context=_context.get())
+
+    # Prefect reads the signature: the stage's own typed parameters, without the context, which is no value.
+    signature = inspect.signature(function)
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[parameter for parameter in signature.parameters.values() if parameter.name != "context"]
+    )
 
     return task(
         call,
@@ -117,10 +127,10 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: b
     results = WorkspaceResults(workspace=context.settings.workspace_uri)
     configured = stage_task.with_options(result_storage=results, refresh_cache=fresh)
     try:
-        state = configured(values, return_state=True)
+        state = configured(**values, return_state=True)
         result = state.result()
         if state.name == "Cached" and not is_intact(context, result):
-            state = configured.with_options(refresh_cache=True)(values, return_state=True)
+            state = configured.with_options(refresh_cache=True)(**values, return_state=True)
             result = state.result()
     except BaseException:
         context.report({"kind": "stage", "name": name, "state": "failed", "seconds": time.monotonic() - begin})
@@ -129,3 +139,13 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: b
     times.append(done)
     context.report({"kind": "stage", **done.model_dump()})
     return result
+
+
+def record_stages(context: StageContext, run_key: str, times: list[StageTime], started: str) -> None:
+    """Keep, beside the run, how long each stage took when it was really done; a cached stage keeps its earlier time."""
+    key = f"runs/{run_key}/stages.json"
+    known: dict[str, Any] = json.loads(context.store.read_bytes(key)) if context.store.exists(key) else {"started": started, "stages": {}}
+    for one in times:
+        if one.state == "completed" or one.name not in known["stages"]:
+            known["stages"][one.name] = one.model_dump()
+    context.store.write_bytes(key, json.dumps(known, indent=2).encode())

@@ -1,0 +1,83 @@
+"""The command ``atelier``. Each command's module is imported when it is called, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from infra.errors import AtelierError
+
+COMMANDS = {
+    "run": "deployments.run_command:run",
+    "algorithms": "deployments.algorithms_command:algorithms",
+    "data": "deployments.data_commands:data",
+    "models": "deployments.models_commands:models",
+    "predict": "deployments.predict_command:predict",
+    "doctor": "deployments.doctor:doctor",
+}
+SUMMARIES = {
+    "run": "Turn labelled data into a proven, registered model.",
+    "algorithms": "List the preset algorithms, or show one's options.",
+    "data": "Import, list and show data sets.",
+    "models": "List, show, compare, promote and move models.",
+    "predict": "Predict with a registered model.",
+    "doctor": "Check this installation and say what is missing.",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and summaries; imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="atelier", prog_name="atelier")
+def cli() -> None:
+    """From labelled data to a proven, small, served model.
+
+    Everything lives in the workspace: a folder (.atelier) or s3://bucket/prefix, set by ATELIER_WORKSPACE.
+    Exit status: 0 done, 1 the run failed, 2 wrong usage or input, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors of ours become one message and an exit status, never a traceback."""
+    try:
+        status = cli.main(args=arguments, prog_name="atelier", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AtelierError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        again = " ".join(sys.argv[1:])
+        click.echo(f"\nInterrupted. What was finished is kept; to go on where it stopped: atelier {again}", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`atelier ... | head`): not a failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

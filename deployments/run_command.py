@@ -1,0 +1,92 @@
+"""``atelier run``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flows.training import RunResult
+
+
+def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, float, float]:
+    try:
+        shares = [float(part) for part in value.split("/")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or min(shares) < 0 or sum(shares) <= 0:
+        raise click.BadParameter(f"{value!r} is not TRAIN/VALID/TEST, such as 70/15/15")
+    total = sum(shares)
+    return shares[0] / total, shares[1] / total, shares[2] / total
+
+
+@click.command()
+@click.argument("algorithm")
+@click.option("--data", required=True, metavar="URI", help="A folder or file, an s3:// URI, or a data set's name.")
+@click.option("--name", default="", help="The model's name in the registry; default: the data's name.")
+@click.option("--workers", default=1, show_default=True, help="Ranks of a distributed training, one slot of the cluster each.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the algorithm; may be given several times.")
+@click.option("--on-invalid", type=click.Choice(["quarantine", "fail"]), default="quarantine", show_default=True, help="Broken samples.")
+@click.option("--max-invalid-share", default=0.05, show_default=True, help="Largest share of samples that may be set aside.")
+@click.option("--suite", metavar="FILE", help="A Great Expectations suite (JSON) of your own, checked beside the algorithm's.")
+@click.option("--splits", "ratios", default="70/15/15", show_default=True, callback=_ratios, help="Train/valid/test, where the data has none.")
+@click.option("--split-seed", default=0, show_default=True, help="Seed of the split.")
+@click.option("--min-gain", default=0.001, show_default=True, help="How much better than the champion a model must be to replace it.")
+@click.option("--fresh", is_flag=True, help="Do every stage again, also those done before.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there.")
+def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any) -> None:
+    """Turn labelled data into a proven, registered model.
+
+    ALGORITHM is a preset's name; `atelier algorithms` lists them. The same command run again takes up where it stopped.
+
+    \b
+    atelier run image-classification/resnet18 --data my-pictures --workers 2
+    atelier run tabular-classification/lightgbm --data table.csv --set target=label
+    """
+    from infra.prefect_server import prefect_server
+    from infra.settings import load_settings
+
+    from flows.request import check_request, make_request, parse_options, read_suite  # isort: skip
+    from infra.store import open_store  # isort: skip
+
+    options = parse_options(list(pairs))
+    own_suite = read_suite(suite) if suite else None
+    settings = load_settings()
+    # A wrong request is answered at once, before anything is started.
+    check_request(make_request(options=options, suite=own_suite, **values), settings, open_store(settings.workspace_uri))
+
+    with prefect_server(settings) as server:
+        from flows.embedded import listening, starting_server
+        from flows.progress import make_progress
+        from flows.training import pipeline
+
+        with make_progress() as progress, listening(progress.on_event), starting_server(server):
+            result = pipeline(options=options, suite=own_suite, **values)
+    if as_json:
+        click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+    else:
+        show_result(result)
+
+
+def show_result(result: RunResult) -> None:
+    """The result for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    numbers = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
+    shown = [key for key in ("accuracy", "f1_macro", "auc", "log_loss", "rmse", "mae", "r2") if key in numbers]
+    aliases = "".join(f"@{alias}" for alias in result.aliases)
+    console.print(f"\n[bold]{result.model}[/] version {result.version} {aliases}  [dim]{result.decision}[/]")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("test split")
+    for key in shown:
+        table.add_column(key, justify="right")
+    for title, metrics in (("shipped package", result.metrics), ("trained model", result.baseline_metrics)):
+        table.add_row(title, *(f"{metrics[key]:.4f}" if isinstance(metrics.get(key), int | float) else "" for key in shown))
+    console.print(table)
+    console.print(f"package   {result.package}\nrun card  {result.run_card}\n[dim]{result.seconds:.1f} s[/]")
+    console.print(f"\nNext: atelier predict {result.model} INPUT")

@@ -1,0 +1,21 @@
+"""``from flows import pipeline``: run the whole thing from Python; the names are loaded when they are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.training import RunResult, pipeline
+    from flows.presets import preset
+
+__all__ = ["RunResult", "pipeline", "preset"]
+
+_HOMES = {"RunResult": "flows.training", "pipeline": "flows.training", "preset": "flows.presets"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flows' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,75 @@
+"""Flows that can be called without a server: the call starts an embedded Prefect API, where none is configured, and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.context import StageContext
+from infra.prefect_server import EmbeddedServer, prefect_server
+from infra.settings import load_settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Listener = Callable[[dict[str, Any]], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("atelier_listener", default=None)
+_server: ContextVar[EmbeddedServer | None] = ContextVar("atelier_prefect_server", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send every event of the flows called inside to ``listener`` (see ``algorithms.run.Run`` for what events are)."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
+    """Use a server that was begun earlier (so that it comes up while Prefect is imported)."""
+    token = _server.set(server)
+    try:
+        yield
+    finally:
+        _server.reset(token)
+
+
+def open_context(*, workers: int = 1, backend: str | None = None) -> StageContext:
+    """A stage context whose events go to the listener, if somebody listens."""
+    listener = _listener.get()
+    return StageContext.open(workers=workers, backend=backend, **({"report": listener} if listener else {}))
+
+
+class EmbeddedFlow(Flow[P, R]):
+    """A Prefect flow in every respect; called as a function outside of a flow run, it brings its own API if there is none."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
+        if FlowRunContext.get() is not None or PREFECT_API_URL.value():
+            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+        if (early := _server.get()) is not None:
+            return self._call_with(early, *args, **kwargs)
+        with prefect_server(load_settings()) as server:
+            assert server is not None, "PREFECT_API_URL was set after Prefect had read its settings"
+            return self._call_with(server, *args, **kwargs)
+
+    def _call_with(self, server: EmbeddedServer, *args: P.args, **kwargs: P.kwargs) -> R:
+        with temporary_settings({PREFECT_API_URL: server.wait()}):
+            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+def embedded_flow(name: str) -> Callable[[Callable[P, R]], EmbeddedFlow[P, R]]:
+    """Make a function an ``EmbeddedFlow``; its parameters are checked by its own code, which answers with our errors."""
+
+    def decorate(function: Callable[P, R]) -> EmbeddedFlow[P, R]:
+        return EmbeddedFlow(function, name=name, validate_parameters=False, persist_result=False)
+
+    return decorate

@@ -1,0 +1,140 @@
+"""What a run is asked to do, checked as far as that is possible before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from algorithms.catalog import find_algorithm
+from algorithms.spec import Algorithm, Config
+from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
+from infra.settings import Settings
+from infra.store import Store
+
+OnInvalid = Literal["quarantine", "fail"]
+
+
+class RunRequest(BaseModel):
+    """Everything that decides a run's result, and how many ranks it may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: str = Field(description="A preset's name, such as image-classification/resnet18.")
+    data: str = Field(min_length=1, description="A path, a URI, or the name or digest of a data set version.")
+    name: str = Field(default="", description="The model's name in the registry; empty: the data's name.")
+    workers: int = Field(default=1, ge=1, description="Ranks of a distributed training, one slot of the cluster each.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them.")
+    on_invalid: OnInvalid = Field(default="quarantine", description="What to do with broken samples: set them aside, or end the run.")
+    max_invalid_share: float = Field(default=0.05, ge=0, lt=1, description="Largest share of samples that may be set aside.")
+    suite: dict[str, Any] | None = Field(default=None, description="A Great Expectations suite of your own, checked beside the algorithm's.")
+    ratios: tuple[float, float, float] = Field(default=(0.7, 0.15, 0.15), description="Shares of train, valid and test, where the data has no splits.")
+    split_seed: int = Field(default=0, ge=0, description="Seed of the split.")
+    min_gain: float = Field(default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it.")
+    fresh: bool = Field(default=False, description="Do every stage again, also those done before.")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def explain(error: ValidationError, known: list[str]) -> list[str]:
+    """Pydantic's complaints in plain sentences: what was wrong, what came, what is allowed."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{key}: there is no such option{_nearest(key, known)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{key}: is required; give it with --set {key}=...")
+        else:
+            lines.append(f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]} (got {fault['input']!r})")
+    return lines
+
+
+def check_options(algorithm: Algorithm, options: dict[str, Any]) -> Config:
+    """The algorithm's config with these options.
+
+    Raises:
+        InvalidOptionError: unknown keys and values out of range, all at once.
+    """
+    try:
+        return algorithm.config(options)
+    except ValidationError as error:
+        known = list(algorithm.config_type.model_fields)
+        hint = f"`atelier algorithms show {algorithm.name}` lists every option with its range."
+        raise InvalidOptionError(algorithm.name, explain(error, known), hint) from None
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words as options; values are JSON where they are valid JSON, text otherwise.
+
+    Raises:
+        InvalidOptionError: a word without ``=``.
+    """
+    options: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{pair!r} is not KEY=VALUE")
+            continue
+        try:
+            options[key.strip()] = json.loads(text)
+        except ValueError:
+            options[key.strip()] = text
+    if problems:
+        raise InvalidOptionError("--set", problems)
+    return options
+
+
+def make_request(**values: Any) -> RunRequest:
+    """A request from outside values.
+
+    Raises:
+        InvalidOptionError: all faults at once.
+    """
+    try:
+        return RunRequest(**values)
+    except ValidationError as error:
+        raise InvalidOptionError("the run", explain(error, list(RunRequest.model_fields))) from None
+
+
+def check_request(request: RunRequest, settings: Settings, store: Store) -> tuple[Algorithm, Config]:
+    """The algorithm and its config, once everything that can be known beforehand is known to be right.
+
+    Raises:
+        UnknownAlgorithmError, InvalidOptionError, NotEnoughSlotsError, StoreAccessError, StoreUnavailableError.
+    """
+    algorithm = find_algorithm(request.algorithm)
+    config = check_options(algorithm, request.options)
+    if abs(sum(request.ratios) - 1) > 1e-6 or min(request.ratios) < 0 or request.ratios[0] == 0 or request.ratios[2] == 0:
+        problem = f"ratios: must be shares of train, valid and test that add up to 1, train and test above 0 (got {request.ratios})"
+        raise InvalidOptionError("the run", [problem])
+    if settings.cluster == "local" and request.workers > settings.slots:
+        raise NotEnoughSlotsError(request.workers, settings.slots, "local")
+    store.write_bytes("atelier.json", json.dumps({"format": 1}).encode())  # proves that the workspace can be written
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreAccessError(str(settings.state_dir), f"its folder cannot be made ({error.strerror})", "Set ATELIER_WORKSPACE.") from None
+    return algorithm, config
+
+
+def read_suite(path: str) -> dict[str, Any]:
+    """A suite file as JSON.
+
+    Raises:
+        InvalidOptionError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        suite = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidOptionError("--suite", [f"{path}: {error}"], "It must be a Great Expectations suite as JSON.") from None
+    if not isinstance(suite, dict):
+        raise InvalidOptionError("--suite", [f"{path}: must hold a JSON object with 'expectations'"])
+    return suite

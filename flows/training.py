@@ -1,0 +1,198 @@
+"""The main flow: data in, a proven and registered model out. Order and decisions only; the work is in ``tasks/``."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.embedded import embedded_flow, open_context
+from flows.request import RunRequest, check_request, make_request
+from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
+from infra.artifacts import Artifact
+from infra.context import StageContext
+from infra.store import public_uri
+from tasks.evaluate import evaluate
+from tasks.ingest import default_name, ingest, source_key
+from tasks.package import package, read_json
+from tasks.register import register
+from tasks.report import write_card
+from tasks.train import train
+from tasks.validate import validate
+
+import_stage = stage(ingest, name="import")
+validate_stage = stage(validate)
+train_stage = stage(train)
+evaluate_stage = stage(evaluate)
+package_stage = stage(package)
+register_stage = stage(register)
+report_stage = stage(write_card, name="report")
+
+
+class RunResult(BaseModel):
+    """What a run ends with: a model version, how good it is, and where everything lies."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    version: int
+    aliases: list[str]
+    decision: str = Field(description="Why it became champion, or did not.")
+    algorithm: str
+    dataset: str = Field(description="Digest of the data it was trained on, after quarantine.")
+    metrics: dict[str, Any] = Field(description="Of the shipped package on the test split.")
+    baseline_metrics: dict[str, Any] = Field(description="Of the trained model before export, same split.")
+    package: str = Field(description="Where the package lies.")
+    run_card: str = Field(description="Where the run card lies.")
+    stages: list[StageTime]
+    seconds: float
+
+
+def _lineage(request: RunRequest, source: str, clean: str) -> dict[str, Any]:
+    return {"dataset": clean, "source_dataset": source, "source": request.data, "algorithm": request.algorithm}
+
+
+def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
+    """Every stage in order; each is taken from an earlier run where its inputs are the same."""
+    begin = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    algorithm, config = check_request(request, context.settings, context.store)
+    options = config.model_dump(mode="json")
+    split = {
+        "target": options.get("target"),
+        "regression": algorithm.task.endswith("regression"),
+        "ratios": request.ratios,
+        "split_seed": request.split_seed,
+    }
+    fingerprint = source_key(request.data, **split, context=context)
+    context.start_cluster()
+    times: list[StageTime] = []
+
+    source = run_stage(
+        import_stage, times, request.fresh, source=request.data, kind=algorithm.modality, fingerprint=fingerprint, **split
+    )
+    name = request.name or source.name or default_name(request.data)
+    checked = run_stage(
+        validate_stage,
+        times,
+        request.fresh,
+        data=source,
+        algorithm=algorithm.name,
+        options=options,
+        on_invalid=request.on_invalid,
+        max_invalid_share=request.max_invalid_share,
+        suite=request.suite,
+    )
+    data = checked.data
+    trained = run_stage(train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name)
+    common = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
+    evaluation = run_stage(evaluate_stage, times, request.fresh, **common)
+    # Tuning goes before train, augmentation beside validate, compression here between evaluate and package.
+    packaged = run_stage(package_stage, times, request.fresh, **common, lineage=_lineage(request, source.digest, data.digest))
+    card_key = f"runs/{trained.run_key}/card-{name}"
+    registered = run_stage(
+        register_stage,
+        times,
+        request.fresh,
+        package=packaged,
+        name=name,
+        algorithm=algorithm.name,
+        data=data,
+        run_id=trained.run_id,
+        min_gain=request.min_gain,
+        run_card_key=card_key,
+    )
+    record_stages(context, trained.run_key, times, started)
+    card = run_stage(
+        report_stage,
+        times,
+        request.fresh,
+        key=card_key,
+        request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
+        source=source,
+        checked=checked,
+        trained=trained,
+        evaluation=evaluation,
+        package=packaged,
+        registered=registered,
+        config=options,
+    )
+    result = RunResult(
+        model=registered.name,
+        version=registered.version,
+        aliases=list(registered.aliases),
+        decision=registered.reason,
+        algorithm=algorithm.name,
+        dataset=data.digest,
+        metrics=read_json(context, packaged, "package.json")["metrics"],
+        baseline_metrics=read_json(context, evaluation, "metrics.json"),
+        package=_where(context, packaged),
+        run_card=_where(context, card) + "/index.html",
+        stages=times,
+        seconds=round(time.monotonic() - begin, 3),
+    )
+    context.store.write_bytes(f"runs/{trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
+    return result
+
+
+def _where(context: StageContext, artifact: Artifact) -> str:
+    return public_uri(context.store, artifact.key)
+
+
+@embedded_flow(name="pipeline")
+def pipeline(
+    algorithm: str,
+    data: str,
+    name: str = "",
+    workers: int = 1,
+    options: dict[str, Any] | None = None,
+    on_invalid: str = "quarantine",
+    max_invalid_share: float = 0.05,
+    suite: dict[str, Any] | None = None,
+    ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    split_seed: int = 0,
+    min_gain: float = 0.001,
+    fresh: bool = False,
+) -> RunResult:
+    """Labelled data to a proven, registered model.
+
+    Args:
+        algorithm: A preset's name, such as image-classification/resnet18; `atelier algorithms` lists them.
+        data: A path, a URI, or the name or digest of a data set version.
+        name: The model's name in the registry; empty: the data's name.
+        workers: Ranks of a distributed training, one slot of the cluster each.
+        options: Options of the algorithm, such as {"epochs": 20}; for tables {"target": "label"} is required.
+        on_invalid: What to do with broken samples: quarantine (set them aside) or fail.
+        max_invalid_share: Largest share of samples that may be set aside, 0 to 1.
+        suite: A Great Expectations suite of your own, checked beside the algorithm's.
+        ratios: Shares of train, valid and test, where the data has no splits of its own.
+        split_seed: Seed of the split.
+        min_gain: How much better than the champion, in the main metric, a model must be to replace it.
+        fresh: Do every stage again, also those done before.
+
+    Returns:
+        The model version, its metrics, and where package and run card lie.
+
+    Raises:
+        InputError: what was asked for cannot be done as it is; nothing was registered.
+        AtelierError: the run failed; the same call goes on where it stopped.
+    """
+    request = make_request(
+        algorithm=algorithm,
+        data=data,
+        name=name,
+        workers=workers,
+        options=options or {},
+        on_invalid=on_invalid,
+        max_invalid_share=max_invalid_share,
+        suite=suite,
+        ratios=ratios,
+        split_seed=split_seed,
+        min_gain=min_gain,
+        fresh=fresh,
+    )
+    with open_context(workers=request.workers) as context, stage_context(context):
+        return run_pipeline(request, context)

@@ -39,10 +39,12 @@ def write_digits(folder: Path) -> Path:
             grey = (pixels * 255.0 / 16.0).round().astype("uint8")  # stored as 0..16
             Image.fromarray(grey).save(staged / str(digit) / f"{index:04d}.png", optimize=False)
         staged.chmod(0o755)
-        staged.rename(folder)  # fails if another process was first with a folder of its own
-    except BaseException:
+        staged.rename(folder)  # fails if another process was faster: its digits are as good as ours
+    except OSError:
+        if sum(1 for _ in folder.glob("[0-9]/*.png")) != NUM_IMAGES:
+            raise
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        raise
     return folder
 
 

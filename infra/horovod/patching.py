@@ -60,9 +60,8 @@ def apply_patch(patch: str, folder: Path) -> list[str]:
             first = int(match[1]) - 1 + shift
             found = texts[current][first : first + len(old)]
             if found != old:
-                raise PatchError(
-                    f"{current}, line {int(match[1])}: the patch expects\n{chr(10).join(old)}\nbut there is\n{chr(10).join(found)}"
-                )
+                wanted, there = "\n".join(old), "\n".join(found)
+                raise PatchError(f"{current}, line {int(match[1])}: the patch expects\n{wanted}\nbut there is\n{there}")
             texts[current][first : first + len(old)] = new
             shift += len(new) - len(old)
         else:

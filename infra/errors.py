@@ -5,6 +5,7 @@
     ├── RankFailedError                 (RuntimeError)     a training process ended with an error
     ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
+    ├── TrainingDivergedError           (ArithmeticError)  the loss is no longer a number
     ├── ParityError                     (RuntimeError)     the exported model differs from the trained one
     ├── MissingExtraError               (ImportError)      an optional dependency is not installed
     ├── ServiceError                    (RuntimeError)     a service that we start did not come up
@@ -92,6 +93,18 @@ class DeadlineExceededError(AtelierError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.what} did not end within {self.seconds:g} s and was stopped. Raise the limit, or look at its log."
+
+
+class TrainingDivergedError(AtelierError, ArithmeticError):
+    def __init__(self, epoch: int, learning_rate: float) -> None:
+        super().__init__(epoch, learning_rate)
+        self.epoch, self.learning_rate = epoch, learning_rate
+
+    def __str__(self) -> str:
+        return (
+            f"The training diverged: in epoch {self.epoch} the loss is not a finite number any more. Lower learning_rate (it is "
+            f"{self.learning_rate:g}), give clip_norm=1, or look for infinite values in the data."
+        )
 
 
 class ParityError(AtelierError, RuntimeError):

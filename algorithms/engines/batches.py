@@ -1,0 +1,97 @@
+"""Which samples make up which batch, and reading them ahead.
+
+The order is a function of seed and epoch, and a batch is a batch of all ranks together; a rank takes its contiguous share of each. So the samples
+of a step do not depend on the number of ranks, every sample is seen once an epoch, and a position (epoch, step) is all there is to resume from.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from algorithms.engines.torch_engine import Samples
+from infra.errors import InvalidOptionError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+_READ_AHEAD = 4
+
+
+def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
+    """A permutation int64 [num_samples]."""
+    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+
+
+def num_steps(num_samples: int, batch_size: int) -> int:
+    """Batches in an epoch."""
+    return -(-num_samples // batch_size)
+
+
+def batch_bounds(step: int, num_samples: int, batch_size: int) -> tuple[int, int]:
+    """First and last-but-one place in the order of the batch at ``step``. All batches are of equal size within one, so that none is tiny."""
+    steps = num_steps(num_samples, batch_size)
+    return step * num_samples // steps, (step + 1) * num_samples // steps
+
+
+def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:
+    """The contiguous share of a rank in [first, last)."""
+    count = last - first
+    return first + count * rank // size, first + count * (rank + 1) // size
+
+
+def check_shares(num_samples: int, batch_size: int, size: int, least: int) -> None:
+    """Refuse batches that leave a rank with fewer than ``least`` samples (1; or 2 with batch normalisation, which needs a spread).
+
+    Raises:
+        InvalidOptionError: which batch size or number of workers would do.
+    """
+    smallest = num_samples // num_steps(num_samples, batch_size) // size
+    if smallest < least:
+        raise InvalidOptionError(
+            "training",
+            [
+                f"batch_size: {batch_size} over {size} worker(s) and {num_samples} training samples leaves a worker with {smallest} in a step"
+            ],
+            f"Each needs {least} at least: raise batch_size to {2 * least * size} or more, use fewer workers, or give more data.",
+        )
+
+
+class Reader:
+    """Reads batches of one split ahead in a thread that lives as long as the reader."""
+
+    def __init__(self, samples: Samples, device: torch.device) -> None:
+        self.samples, self.device = samples, device
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="atelier-reader")
+
+    def batches(self, wanted: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """The samples at each array of indices, in order, on the device."""
+        waiting: deque[Future[Batch]] = deque()
+        indices = iter(wanted)
+        try:
+            for some in indices:
+                waiting.append(self._pool.submit(self._read, some))
+                if len(waiting) > _READ_AHEAD:
+                    yield self._to_device(waiting.popleft().result())
+            while waiting:
+                yield self._to_device(waiting.popleft().result())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _read(self, indices: np.ndarray) -> Batch:
+        inputs, targets = self.samples.read(indices)
+        batch = torch.from_numpy(inputs), torch.from_numpy(targets)
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.device.type == "cuda" else batch
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return batch[0].to(self.device, non_blocking=True), batch[1].to(self.device, non_blocking=True)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

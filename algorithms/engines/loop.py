@@ -1,0 +1,347 @@
+"""The one training loop of all networks.
+
+It knows data as ``Samples``, a network, a loss, and ``Collectives``. A step is a step of all ranks on one batch: each rank takes its share, divides by
+the size of the whole batch, and the gradients are added up. So one rank and several agree, whatever the shares (batch normalisation, which sees
+a rank's share alone, is the exception).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from algorithms.engines import batches, checkpoints, optimizers
+from algorithms.engines.averaging import WeightAverage
+from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
+from algorithms.engines.losses import make_loss
+from algorithms.engines.progress import Reporter
+from algorithms.engines.schedules import learning_rate
+from algorithms.engines.scoring import Prepare, forward, judge, scale_targets
+from algorithms.engines.torch_config import TorchConfig
+from algorithms.engines.torch_engine import TorchData
+from algorithms.run import Run
+from infra.errors import TrainingDivergedError
+
+_FIRST_AFTER_S = 5.0
+_LEAST_BETWEEN_S = 2.0  # the end of an epoch is no reason for a checkpoint sooner than this after the last
+
+
+@dataclass
+class Position:
+    """How far a training is; a JSON value."""
+
+    epoch: int = 0
+    step: int = 0
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights to ship and how they came to be; the weights are None on all ranks but 0."""
+
+    weights: checkpoints.Tensors | None
+    history: dict[str, Any]
+
+
+class Training:
+    """One training in this process, as one rank."""
+
+    def __init__(
+        self, config: TorchConfig, data: TorchData, model: nn.Module, prepare: Prepare, run: Run, device: torch.device, precision: str
+    ) -> None:
+        self.config, self.data, self.model, self.prepare, self.run = config, data, model, prepare, run
+        self.device, self.precision = device, precision
+        self.collectives = run.collectives
+        self.num_samples = len(data.samples["train"])
+        normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        batches.check_shares(self.num_samples, config.batch_size, self.collectives.size, 2 if normalises else 1)
+        self.steps = batches.num_steps(self.num_samples, config.batch_size)
+        self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
+        broadcast_module(model, self.collectives)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.loss = make_loss(config, data)
+        self.optimizer = optimizers.make_optimizer(config, model)
+        self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
+        self.buckets = GradientBuckets(model, self.collectives)
+        self.at = Position()
+        self.best: checkpoints.Tensors | None = None
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.reporter = Reporter(run, config.epochs, self.steps)
+        self.saver = Saver(self)
+
+    def fit(self) -> Trained:
+        """Train to the end, from the newest checkpoint if there is one."""
+        # Ranks differ from here on: each drops out other activations and shifts its pictures otherwise.
+        torch.manual_seed(self.config.seed * 1000 + self.collectives.rank)
+        self.saver.resume()
+        valid = self.data.samples.get("valid")
+        with batches.Reader(self.data.samples["train"], self.device) as train_reader:
+            valid_reader = batches.Reader(valid, self.device) if valid is not None and len(valid) else None
+            try:
+                while self.at.epoch < self.config.epochs and not self.at.stopped:
+                    self._epoch(train_reader, valid_reader)
+                self.saver.close()
+            finally:
+                if valid_reader is not None:
+                    valid_reader.__exit__(None, None, None)
+                self.buckets.close()
+                self.reporter.close()
+        return Trained(self.best, self._history())
+
+    def _epoch(self, reader: batches.Reader, valid_reader: batches.Reader | None) -> None:
+        self.model.train()
+        started = time.monotonic() - self.at.seconds
+        first_step = self.at.step
+        parts: list[batches.Batch] = []
+        plan = list(self._plan(first_step))
+        feed = reader.batches(indices for step in plan for indices in step)
+        for step, indices in enumerate(plan, start=first_step):
+            parts = [next(feed) for _ in indices]
+            loss = self._step(step, parts)
+            self.at.step = step + 1
+            self.at.seconds = time.monotonic() - started
+            self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
+            if self.at.step < self.steps:
+                self.saver.after_step()
+        feed.close()
+        self._end_epoch(valid_reader, started)
+
+    def _plan(self, first_step: int) -> Iterator[list[np.ndarray]]:
+        """For every step of the epoch the parts of this rank's share of the batch: int64 indices."""
+        order = batches.epoch_order(self.config.seed, self.at.epoch, self.num_samples)
+        for step in range(first_step, self.steps):
+            bounds = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
+            first, last = batches.share(*bounds, self.collectives.rank, self.collectives.size)
+            parts = min(self.config.accumulation, last - first)
+            yield np.array_split(order[first:last], parts)
+
+    def _batch_size(self, step: int) -> int:
+        first, last = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
+        return last - first
+
+    def _step(self, step: int, parts: list[batches.Batch]) -> Callable[[], float]:
+        """One optimizer step; returns a way to read the mean loss of this rank's share, which waits for the device."""
+        whole = self._batch_size(step)
+        rate = learning_rate(self.config, self.at.epoch + step / self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.buckets.clear()
+        summed = torch.zeros((), device=self.device)
+        for number, (inputs, targets) in enumerate(parts, start=1):
+            self.buckets.reduce_now = number == len(parts)
+            outputs = forward(self.model, self.prepare, inputs, self.data, training=True, precision=self.precision)
+            loss = self.loss(outputs, scale_targets(targets, self.data)).sum()
+            (loss / whole).backward()
+            summed += loss.detach()
+        self.buckets.finish()
+        if self.penalised:
+            optimizers.add_penalties(self.penalised, self.config.l1, self.config.l2)
+        if self.config.clip_norm:
+            self.buckets.clip(self.config.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.at.epoch * self.steps + step + 1)
+        self.loss_sum = self.loss_sum.to(self.device) + summed
+        share = sum(len(targets) for _, targets in parts)
+        return lambda: float(summed) / share
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The network that is judged and kept."""
+        return self.model if self.average is None else self.average.module
+
+    def _end_epoch(self, valid_reader: batches.Reader | None, started: float) -> None:
+        total = self.loss_sum.double().cpu().reshape(1)
+        self.collectives.all_reduce(total, "sum")
+        train_loss = float(total) / self.num_samples
+        if not math.isfinite(train_loss):
+            raise TrainingDivergedError(self.at.epoch + 1, self.config.learning_rate)
+        seconds = time.monotonic() - started
+        rate = learning_rate(self.config, self.at.epoch + (self.steps - 1) / self.steps)
+        entry: dict[str, float] = {"epoch": self.at.epoch + 1, "train_loss": train_loss, "learning_rate": rate}
+        average_buffers(self.model, self.collectives)
+        if self.average is not None:
+            average_buffers(self.average.module, self.collectives)
+        if valid_reader is not None:
+            self.reporter.validating(self.at.epoch)
+            self.model.eval()
+            found = judge(
+                self.shipped,
+                self.prepare,
+                valid_reader,
+                self.data,
+                self.loss,
+                self.collectives,
+                precision=self.precision,
+                batch_size=max(32, self.config.batch_size // self.collectives.size // self.config.accumulation),
+            )
+            entry |= {f"valid_{name}": value for name, value in found.items()}
+        entry |= {"seconds": time.monotonic() - started, "samples_per_s": self.num_samples / max(seconds, 1e-9)}
+        self.at.epochs.append(entry)
+        self.at.epoch, self.at.step, self.at.seconds = self.at.epoch + 1, 0, 0.0
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        if self._is_best():
+            self.at.best_epoch = self.at.epoch
+            self.best = checkpoints.copy_state(self.shipped) if self.run.is_main else None
+        patience = self.config.early_stopping
+        self.at.stopped = bool(patience) and valid_reader is not None and self.at.epoch - self.at.best_epoch >= patience
+        self.reporter.epoch(entry)
+        self.saver.after_epoch()
+
+    def _is_best(self) -> bool:
+        """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is."""
+        name = f"valid_{self.metric}"
+        if not self.at.best_epoch or name not in self.at.epochs[-1]:
+            return True
+        sign = 1 if self.higher else -1
+        now, best = self.at.epochs[-1], self.at.epochs[self.at.best_epoch - 1]
+        return (sign * now[name], -now["valid_loss"]) > (sign * best[name], -best["valid_loss"])
+
+    def _history(self) -> dict[str, Any]:
+        return {
+            "epochs": self.at.epochs,
+            "best_epoch": self.at.best_epoch,
+            "metric": self.metric,
+            "num_parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "world_size": self.collectives.size,
+            "precision": self.precision,
+            "device": self.device.type,
+            "stopped_early": self.at.stopped,
+        }
+
+
+class Saver:
+    """When checkpoints are due, what goes into them, and going on from them.
+
+    Ranks must agree on when, but only rank 0 looks at a clock; it tells the others at agreed steps, and with each word the step of the next.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        spec = training.run.spec
+        self.writer = (
+            checkpoints.CheckpointWriter(training.run.store, spec.checkpoints) if spec.checkpoints and training.run.is_main else None
+        )
+        self.active = bool(spec.checkpoints)
+        self.saved_at = time.monotonic()
+        self.interval = min(training.config.checkpoint_every_s, _FIRST_AFTER_S)
+        self.countdown = 2
+
+    def resume(self) -> None:
+        """Put the training where its newest checkpoint says; every rank reads it."""
+        if not self.active:
+            return
+        training, spec = self.training, self.training.run.spec
+        found = checkpoints.list_checkpoints(training.run.store, spec.checkpoints) if training.run.is_main else []
+        key = training.collectives.broadcast_object(found[-1] if found else None)
+        if key is None:
+            return
+        files, state = checkpoints.load_checkpoint(training.run.store, key)
+        if state["for"] != self._identity():
+            training.reporter.log("Found checkpoints of other options or data; starts anew.")
+            return
+        checkpoints.restore_state(training.model, files["model"])
+        if training.average is not None:
+            checkpoints.restore_state(training.average.module, files["average"])
+        checkpoints.restore_optimizer(training.optimizer, files["optimizer"], state["optimizer"])
+        training.best = files.get("best") if training.run.is_main else None
+        training.at = Position(**state["position"])
+        ranks = state["ranks"]
+        if len(ranks) == training.collectives.size:
+            mine = ranks[training.collectives.rank]
+            checkpoints.restore_random_state(mine["random"], training.device)
+            training.loss_sum = torch.tensor(mine["loss_sum"], dtype=torch.float64)
+        else:  # another number of workers: what was summed goes to one of them, and random numbers start anew
+            total = sum(rank["loss_sum"] for rank in ranks) if training.run.is_main else 0.0
+            training.loss_sum = torch.tensor(total, dtype=torch.float64)
+            torch.manual_seed(
+                training.config.seed * 1000 + training.collectives.rank + 1_000_003 * (training.at.epoch + 1) + training.at.step
+            )
+        training.reporter.resumed(training.at.epochs, training.at.epoch, training.at.step)
+
+    def after_step(self) -> None:
+        """Save within an epoch, if it is time."""
+        if not self.active:
+            return
+        every = self.training.config.checkpoint_every_steps
+        done = self.training.at.epoch * self.training.steps + self.training.at.step
+        due = bool(every) and done % every == 0
+        self.countdown -= 1
+        if self.countdown <= 0:
+            due = self._ask_main(done) or due
+        if due:
+            self._save()
+
+    def _ask_main(self, done: int) -> bool:
+        """Whether it is time; and how many steps to go until the next question, about a tenth of the interval."""
+        since = time.monotonic() - self.saved_at
+        wait_s = min(self.interval / 10, max(self.interval - since, 0.0) or self.interval)
+        steps = max(1.0, wait_s / max(self.training.reporter.seconds_per_step(), 1e-4))
+        word = torch.tensor([float(since >= self.interval), steps], dtype=torch.float64)
+        self.training.collectives.broadcast(word)
+        self.countdown = int(word[1])
+        return bool(word[0])
+
+    def after_epoch(self) -> None:
+        """Save at the end of an epoch, unless the last checkpoint is only just written; the end of the training always is saved."""
+        if not self.active:
+            return
+        training = self.training
+        last = training.at.epoch == training.config.epochs or training.at.stopped
+        word = torch.tensor([float(last or time.monotonic() - self.saved_at >= _LEAST_BETWEEN_S)])
+        training.collectives.broadcast(word)
+        if word[0]:
+            self._save()
+
+    def _save(self) -> None:
+        training = self.training
+        mine = {"random": checkpoints.random_state(training.device), "loss_sum": float(training.loss_sum)}
+        ranks = training.collectives.all_gather_object(mine)
+        model = self._averaged(training.model)
+        average = self._averaged(training.average.module) if training.average is not None else None
+        self.saved_at, self.interval = time.monotonic(), training.config.checkpoint_every_s
+        if self.writer is None:
+            return
+        tensors, rest = checkpoints.optimizer_state(training.optimizer)
+        files = {"model": model, "optimizer": tensors}
+        files |= {"average": average} if average is not None else {}
+        files |= {"best": training.best} if training.best is not None else {}
+        # The position's lists go on growing while the thread writes: a copy.
+        state = {"for": self._identity(), "position": asdict(training.at), "optimizer": rest, "ranks": ranks}
+        self.writer.save(training.at.epoch, training.at.step, files, state)
+
+    def _averaged(self, module: nn.Module) -> checkpoints.Tensors:
+        """The module's state with the mean of all ranks' statistics, while the ranks keep their own.
+
+        Statistics are moving averages, so they are linear: going on from their mean gives the mean that would have been.
+        """
+        state = checkpoints.copy_state(module)
+        if self.training.collectives.size > 1:
+            shadow = {name: buffer.detach().clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+            average_buffers(module, self.training.collectives)
+            state |= {name: tensor for name, tensor in checkpoints.copy_state(module).items() if name in shadow}
+            for name, buffer in module.named_buffers():
+                if name in shadow:
+                    buffer.copy_(shadow[name])
+        return state
+
+    def _identity(self) -> dict[str, Any]:
+        return {"config": self.training.config.model_dump(mode="json"), "dataset": self.training.run.spec.dataset.digest}
+
+    def close(self) -> None:
+        """Return when the last checkpoint is published."""
+        if self.writer is not None:
+            try:
+                self.writer.wait()
+            finally:
+                self.writer.close()

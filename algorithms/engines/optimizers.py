@@ -1,0 +1,79 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from algorithms.engines.torch_config import TorchConfig
+from algorithms.user_code import call_with_accepted, is_dotted, load_dotted
+from infra.errors import InvalidOptionError, UserCodeError
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": None}),
+    "nesterov": (torch.optim.SGD, {"momentum": None, "nesterov": True}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
+    "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
+    "adamax": (torch.optim.Adamax, {}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": None}),
+}
+"""Class and fixed arguments; a momentum of None is the option's."""
+
+
+def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that the options name, over the weights that learn; weight decay only on weights of two and more dimensions.
+
+    Raises:
+        InvalidOptionError: unknown name; the nearest are offered.
+        UserCodeError: a dotted name that does not load, or is no optimizer.
+    """
+    learns = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learns if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learns if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    name = config.optimizer
+    if is_dotted(name):
+        offered = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "momentum": config.momentum}
+        made = call_with_accepted(name, load_dotted(name), offered, groups)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UserCodeError(name, f"it gave a {type(made).__name__}, not a torch.optim.Optimizer")
+        return made
+    if name not in OPTIMIZERS:
+        near = difflib.get_close_matches(name, OPTIMIZERS, n=3)
+        raise InvalidOptionError(
+            "training",
+            [f"optimizer: there is no {name!r}" + (f"; nearest: {', '.join(near)}" if near else "")],
+            f"Allowed: {', '.join(OPTIMIZERS)}, or package.module:Class.",
+        )
+    kind, fixed = OPTIMIZERS[name]
+    arguments = {key: config.momentum if value is None else value for key, value in fixed.items()}
+    if "fused" in inspect.signature(kind).parameters:
+        arguments["fused"] = True  # one kernel for all weights: small networks are bound by the calls otherwise
+    return kind(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
+
+
+def penalised(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that L1 and L2 penalties speak of: those with two and more dimensions."""
+    return [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+
+
+@torch.no_grad()
+def add_penalties(weights: Iterable[nn.Parameter], l1: float, l2: float) -> None:
+    """Add the gradient of ``l1 * |w| + l2 / 2 * w^2`` to gradients that are already the mean over the whole batch."""
+    for weight in weights:
+        assert weight.grad is not None
+        if l1:
+            weight.grad.add_(weight.sign(), alpha=l1)
+        if l2:
+            weight.grad.add_(weight, alpha=l2)

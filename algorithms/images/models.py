@@ -1,0 +1,59 @@
+"""The networks of the picture presets, and what goes into them. No torch at module level: presets refer to these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from algorithms.engines.torch_engine import TorchData
+from algorithms.images.config import ImageClassificationConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def build_small_cnn(config: ImageClassificationConfig, data: TorchData) -> nn.Module:
+    """See ``algorithms.images.networks.SmallCnn``."""
+    from algorithms.images.networks import SmallCnn
+
+    return SmallCnn(data.num_outputs, config.channels, config.width, config.dropout)
+
+
+def timm_builder(name: str) -> Callable[[ImageClassificationConfig, TorchData], nn.Module]:
+    """A function that builds timm's network of a name, with random weights."""
+    return partial(_build_timm, name)
+
+
+def _build_timm(name: str, config: ImageClassificationConfig, data: TorchData) -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=data.num_outputs, in_chans=config.channels, drop_rate=config.dropout
+    )
+    return model
+
+
+def model_arguments(config: ImageClassificationConfig, data: TorchData) -> dict[str, Any]:
+    """What a user's own network is called with, if it accepts it."""
+    return {
+        "num_classes": data.num_outputs,
+        "channels": config.channels,
+        "in_channels": config.channels,
+        "image_size": config.image_size,
+        "dropout": config.dropout,
+        "config": config,
+    }
+
+
+def prepare_batch(config: ImageClassificationConfig, data: TorchData) -> Callable[[torch.Tensor, bool], torch.Tensor]:
+    """uint8 [N, S, S, C] -> float32 [N, C, S, S], shifted at random when training."""
+    from algorithms.images.preprocess import normalise, random_shift
+
+    def prepare(pictures: torch.Tensor, training: bool) -> torch.Tensor:
+        if training and config.random_shift:
+            pictures = random_shift(pictures, config.random_shift)
+        return normalise(pictures, config.channels_last)
+
+    return prepare

@@ -1,0 +1,95 @@
+"""The presets for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from algorithms.engines.torch_engine import TorchData, TorchEngine
+from algorithms.images import export, models, samples
+from algorithms.images.config import ImageClassificationConfig
+from algorithms.spec import Algorithm, Expectation
+from infra.datasets.card import Card
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def list_expectations(config: ImageClassificationConfig, card: Card) -> list[Expectation]:
+    """What pictures must look like; see ``algorithms.expectations``."""
+    from algorithms.expectations import image_expectations
+
+    return image_expectations(card)
+
+
+def image_engine(build_model: Callable[[Any, TorchData], nn.Module]) -> TorchEngine:
+    """The torch engine for pictures, around a network."""
+    return TorchEngine(
+        open_data=samples.open_pictures,
+        build_model=build_model,
+        prepare_batch=models.prepare_batch,
+        write_package=export.write_picture_package,
+        list_expectations=list_expectations,
+        model_arguments=models.model_arguments,
+    )
+
+
+# What trains the larger networks well from random weights: AdamW, one cycle of cosine after a warm-up, clipping, label smoothing, averaging.
+_FROM_SCRATCH = {"epochs": 60, "warmup_epochs": 3.0, "clip_norm": 1.0, "label_smoothing": 0.1, "ema_decay": 0.998, "random_shift": 0.1}
+
+IMAGE_PRESETS = (
+    Algorithm(
+        name="image-classification/small-cnn",
+        config_type=ImageClassificationConfig,
+        engine=image_engine(models.build_small_cnn),
+        summary="A small convolutional network for small pictures",
+        suits="pictures of up to about 64 pixels, such as digits and icons; trains in seconds on a CPU",
+        size="0.3 M parameters",
+        defaults={
+            "image_size": 16,
+            "epochs": 30,
+            "learning_rate": 3e-3,
+            "weight_decay": 0.05,
+            "ema_decay": 0.99,
+            "label_smoothing": 0.05,
+            "dropout": 0.2,
+            "random_shift": 0.08,
+        },
+    ),
+    Algorithm(
+        name="image-classification/resnet18",
+        config_type=ImageClassificationConfig,
+        engine=image_engine(models.timm_builder("resnet18")),
+        summary="Residual network with 18 layers (arXiv 1512.03385)",
+        suits="a first try on photographs: robust, fast, prunes and quantizes well",
+        size="11.2 M parameters",
+        defaults=_FROM_SCRATCH,
+    ),
+    Algorithm(
+        name="image-classification/resnet50",
+        config_type=ImageClassificationConfig,
+        engine=image_engine(models.timm_builder("resnet50")),
+        summary="Residual network with 50 layers (arXiv 1512.03385)",
+        suits="photographs where accuracy counts more than speed, with a GPU or pretrained weights",
+        size="23.5 M parameters",
+        defaults={**_FROM_SCRATCH, "weight_decay": 0.05},
+    ),
+    Algorithm(
+        name="image-classification/mobilenetv3-small",
+        config_type=ImageClassificationConfig,
+        engine=image_engine(models.timm_builder("mobilenetv3_small_100")),
+        summary="MobileNetV3 small (arXiv 1905.02244)",
+        suits="phones, boards and other places where every millisecond counts",
+        size="1.5 M parameters",
+        defaults={**_FROM_SCRATCH, "learning_rate": 2e-3, "dropout": 0.2},
+    ),
+    Algorithm(
+        name="image-classification/efficientnet-b0",
+        config_type=ImageClassificationConfig,
+        engine=image_engine(models.timm_builder("efficientnet_b0")),
+        summary="EfficientNet B0 (arXiv 1905.11946)",
+        suits="photographs where accuracy for few parameters counts",
+        size="4.0 M parameters",
+        defaults={**_FROM_SCRATCH, "learning_rate": 2e-3, "dropout": 0.2},
+    ),
+)

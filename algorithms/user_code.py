@@ -1,0 +1,97 @@
+"""Users' own models, losses and optimizers, named by dotted path: found, called with what they accept, and blamed by name when they fail."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from infra.errors import AtelierError, UserCodeError
+
+
+def is_dotted(name: str) -> bool:
+    """Whether a name can only be a dotted path, not one of ours."""
+    return "." in name or ":" in name
+
+
+def load_dotted(name: str) -> Any:
+    """The object at ``package.module:attribute`` or ``package.module.attribute``; the working folder is importable.
+
+    Raises:
+        UserCodeError: what was tried and why it did not work.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    module_name, _, path = name.partition(":")
+    if path:
+        candidates = [(module_name, path)]
+    else:
+        parts = name.split(".")
+        candidates = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    if not candidates or not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
+        raise UserCodeError(name, "this is not a dotted name. Write it as package.module:attribute.")
+    tried: list[str] = []
+    for module_name, path in candidates:
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # A module that exists but misses one of its own imports is the user's to mend, not a reason to look elsewhere.
+            if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                raise UserCodeError(name, f"importing {module_name} failed: no module named {error.name!r}") from error
+            tried.append(f"no module {error.name!r}")
+            continue
+        except Exception as error:
+            raise UserCodeError(name, f"importing {module_name} failed: {_describe(error)}") from error
+        for attribute in path.split("."):
+            if not hasattr(found, attribute):
+                near = [entry for entry in dir(found) if not entry.startswith("_")]
+                raise UserCodeError(name, f"{module_name} has no {path!r}. It has: {', '.join(near[:20]) or 'nothing public'}")
+            found = getattr(found, attribute)
+        return found
+    raise UserCodeError(
+        name,
+        f"{'; '.join(dict.fromkeys(tried))}. Looked in the working folder {os.getcwd()} and in the installed packages; write package.module:attribute.",
+    )
+
+
+def call_with_accepted(name: str, function: Callable[..., Any], offered: Mapping[str, Any], *positional: Any) -> Any:
+    """Call a user's function with those of the offered keyword arguments that it accepts.
+
+    Raises:
+        UserCodeError: it is not callable, wants an argument that is not offered, or raised.
+    """
+    if not callable(function):
+        raise UserCodeError(name, f"it is a {type(function).__name__}, not a function or class")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        parameters = []
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][len(positional) :]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in offered]
+    if missing:
+        raise UserCodeError(
+            name, f"it wants {', '.join(map(repr, missing))}; on offer by name are {', '.join(map(repr, offered)) or 'none'}"
+        )
+    accepted = dict(offered) if takes_all else {p.name: offered[p.name] for p in named if p.name in offered}
+    return guarded(name, function, *positional, **accepted)
+
+
+def guarded(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a user's function; whatever it raises becomes a ``UserCodeError`` with the place in their code."""
+    try:
+        return function(*args, **kwargs)
+    except AtelierError:
+        raise
+    except Exception as error:
+        raise UserCodeError(name, _describe(error)) from error
+
+
+def _describe(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

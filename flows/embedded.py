@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.context import StageContext
@@ -53,17 +54,20 @@ class EmbeddedFlow(Flow[P, R]):
     """A Prefect flow in every respect; called as a function outside of a flow run, it brings its own API if there is none."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
-        if FlowRunContext.get() is not None or PREFECT_API_URL.value():
-            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
         if (early := _server.get()) is not None:
             return self._call_with(early, *args, **kwargs)
+        if FlowRunContext.get() is not None or PREFECT_API_URL.value():
+            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
         with prefect_server(load_settings()) as server:
             assert server is not None, "PREFECT_API_URL was set after Prefect had read its settings"
             return self._call_with(server, *args, **kwargs)
 
     def _call_with(self, server: EmbeddedServer, *args: P.args, **kwargs: P.kwargs) -> R:
         with temporary_settings({PREFECT_API_URL: server.wait()}):
-            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+            try:
+                return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+            finally:
+                APILogWorker.drain_all(timeout=5)  # what is not sent now would find no server
 
 
 def embedded_flow(name: str) -> Callable[[Callable[P, R]], EmbeddedFlow[P, R]]:

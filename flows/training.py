@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.artifacts import show_data, show_progress, show_result
 from flows.embedded import embedded_flow, open_context
 from flows.request import RunRequest, check_request, make_request
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
@@ -87,6 +88,9 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         suite=request.suite,
     )
     data = checked.data
+    card = open_card(context, data)
+    show_data(name, card, checked.num_invalid, _where(context, checked.report))
+    context.also_report(show_progress(name))
     trained = run_stage(train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name)
     common = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
     evaluation = run_stage(evaluate_stage, times, request.fresh, **common)
@@ -106,7 +110,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         run_card_key=card_key,
     )
     record_stages(context, trained.run_key, times, started)
-    card = run_stage(
+    run_card = run_stage(
         report_stage,
         times,
         request.fresh,
@@ -130,10 +134,12 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         metrics=read_json(context, packaged, "package.json")["metrics"],
         baseline_metrics=read_json(context, evaluation, "metrics.json"),
         package=_where(context, packaged),
-        run_card=_where(context, card) + "/index.html",
+        run_card=_where(context, run_card) + "/index.html",
         stages=times,
         seconds=round(time.monotonic() - begin, 3),
     )
+    summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
+    show_result(name, summary, result.metrics, result.baseline_metrics, result.run_card)
     context.store.write_bytes(f"runs/{trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
     return result
 

@@ -63,6 +63,26 @@ class StageContext:
                 self._client = self._stack.enter_context(open_cluster(self.settings))
             return self._client
 
+    def also_report(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        """Send the events that follow to ``listener`` too."""
+        first = self.report
+
+        def both(event: dict[str, Any]) -> None:
+            first(event)
+            listener(event)
+
+        self.report = both
+
+    def start_cluster(self) -> None:
+        """Begin to start the cluster in the background; an error appears when ``client`` is called."""
+        threading.Thread(target=self._start_quietly, name="start-cluster", daemon=True).start()
+
+    def _start_quietly(self) -> None:
+        try:
+            self.client()
+        except Exception as error:
+            self.report({"kind": "log", "message": f"The cluster did not start at once ({error}); it is tried again when it is needed."})
+
     def launch_ranks(self, spec: BaseModel, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
 

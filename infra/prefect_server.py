@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+from infra._supervisor import start_supervised
 from infra.errors import ServiceError
 from infra.settings import Settings
-from infra.supervisor import supervised
 
 STARTUP_TIMEOUT_S = 120.0
 LOGGING_CONFIG = Path(__file__).with_name("prefect_logging.yml")
@@ -40,12 +41,18 @@ def quiet_environment() -> dict[str, str]:
 
 
 def configured_url() -> str | None:
-    """The API that the user set by variable or Prefect profile, if any."""
+    """The API that the user chose by variable or Prefect profile, if any; read without importing Prefect, which takes seconds."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
-    from prefect.settings import PREFECT_API_URL
-
-    return PREFECT_API_URL.value()
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    try:
+        known = tomllib.loads(profiles.read_text())
+    except FileNotFoundError:
+        return None
+    active = os.environ.get("PREFECT_PROFILE", known.get("active", ""))
+    url = known.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    return str(url) if url else None
 
 
 def _database_url(path: Path) -> str:
@@ -125,7 +132,7 @@ class EmbeddedServer:
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
         with self.log.open("ab") as log:
-            self.process = supervised(command, env=environment, stdout=log, stderr=log)
+            self.process = start_supervised(command, env=environment, output_fd=log.fileno(), grace_s=3.0)
 
     def wait(self) -> str:
         """The API's URL, once it answers.
@@ -149,8 +156,9 @@ class EmbeddedServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -162,11 +170,16 @@ class EmbeddedServer:
 def prefect_server(settings: Settings) -> Iterator[EmbeddedServer | None]:
     """Begin to start the embedded server, unless an API is configured; the caller goes on meanwhile and calls ``wait`` when it needs it."""
     os.environ.update({name: value for name, value in quiet_environment().items() if name not in os.environ})
-    if os.environ.get("PREFECT_API_URL"):
+    if configured_url():
         yield None
         return
     with EmbeddedServer(settings) as server:
-        yield server
+        # Where Prefect is not imported yet, it reads this once and every thread of its knows the address.
+        os.environ["PREFECT_API_URL"] = server.url
+        try:
+            yield server
+        finally:
+            del os.environ["PREFECT_API_URL"]
 
 
 if __name__ == "__main__":

@@ -62,9 +62,11 @@ def algorithms(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_algorithms(as_json: bool) -> None:
     """Every preset, with its task, size and what it suits."""
-    from algorithms.catalog import all_algorithms
+    from algorithms.catalog import list_algorithms as list_known
 
-    known = all_algorithms()
+    known, broken = list_known()
+    for error in broken:
+        click.echo(f"Warning: {error}", err=True)
     if as_json:
         rows = [{"name": a.name, "task": a.task, "size": a.size, "summary": a.summary, "suits": a.suits} for a in known]
         click.echo(json.dumps(rows, indent=2))

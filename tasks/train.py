@@ -72,7 +72,9 @@ def _tracking_run(registry: Registry, context: StageContext, folder: str, name: 
     """The MLflow run of this training: the one of an earlier, killed attempt, or a new one."""
     key = f"{folder}/mlflow.json"
     if context.store.exists(key):
-        return str(json.loads(context.store.read_bytes(key))["run_id"])
+        run_id = str(json.loads(context.store.read_bytes(key))["run_id"])
+        if registry.has_run(run_id):  # another machine that shares the workspace may have an MLflow of its own
+            return run_id
     run_id = registry.start_run(name, params, {"atelier.run_key": params["run_key"]})
     context.store.write_bytes(key, json.dumps({"run_id": run_id}).encode())
     return run_id

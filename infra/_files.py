@@ -21,7 +21,9 @@ def check_key(key: str, *, prefix: bool = False) -> str:
     if prefix and not parts[-1]:
         parts.pop()
     if not all(parts) or not {".", ".."}.isdisjoint(parts) or "\0" in key or parts[:1] == [STAGING] or (not parts and not prefix):
-        raise ValueError(f"{key!r} is not a key: keys are relative, separated by '/', without empty parts, '.', '..' and not below {STAGING!r}")
+        raise ValueError(
+            f"{key!r} is not a key: keys are relative, separated by '/', without empty parts, '.', '..' and not below {STAGING!r}"
+        )
     return key
 
 
@@ -43,7 +45,9 @@ def folder_error(store: str, error: OSError) -> StoreAccessError | StoreUnavaila
     """An operating system's error about a folder in our words: what the user must mend, or a fault that may pass."""
     why = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreAccessError(store, why, "The disk is full: free some space, or set ATELIER_WORKSPACE to a folder on another disk, and run it again.")
+        return StoreAccessError(
+            store, why, "The disk is full: free some space, or set ATELIER_WORKSPACE to a folder on another disk, and run it again."
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return StoreAccessError(store, why, "Make the folder writable, or set ATELIER_WORKSPACE to one that is.")
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.settings import load_settings
-from infra.errors import AtelierError
 from infra._files import folder_error
+from infra.errors import AtelierError
+from infra.settings import load_settings
 
 _MOST_HELD = 256  # lock files kept open by one process; an entry not used for that long may go
 _CHUNK = 4 << 20

@@ -85,7 +85,9 @@ def open_store(uri: str) -> Store:
     if scheme == "file":
         return FolderStore(unquote(urlsplit(uri).path))
     if scheme:
-        raise InvalidSettingError([f"workspace: {uri!r} has the scheme {scheme!r}; allowed are a folder, file://, s3://bucket/prefix and memory://name"])
+        raise InvalidSettingError(
+            [f"workspace: {uri!r} has the scheme {scheme!r}; allowed are a folder, file://, s3://bucket/prefix and memory://name"]
+        )
     return FolderStore(uri)
 
 

@@ -111,7 +111,7 @@ def is_intact(context: StageContext, result: Any) -> bool:
     """Whether everything that a cached result names is still in the store."""
     for handle in _handles(result):
         if isinstance(handle, DatasetRef):
-            if not context.store.exists(f"{handle.key}/card.json"):
+            if find(context.store, handle.key) is None:
                 return False
         elif find(context.store, handle.key) != handle:
             return False

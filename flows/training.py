@@ -15,16 +15,17 @@ from flows.request import RunRequest, check_request, make_request
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact
 from infra.context import StageContext
-from infra.store import public_uri
+from infra.datasets.dataset import open_dataset
 from tasks.evaluate import evaluate
-from tasks.ingest import default_name, ingest, source_key
+from tasks.import_data import import_data, source_key
+from tasks.ingest import default_name
 from tasks.package import package, read_json
 from tasks.register import register
 from tasks.report import write_card
 from tasks.train import train
 from tasks.validate import validate
 
-import_stage = stage(ingest, name="import")
+import_stage = stage(import_data, name="import")
 validate_stage = stage(validate)
 train_stage = stage(train)
 evaluate_stage = stage(evaluate)
@@ -73,7 +74,14 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     times: list[StageTime] = []
 
     source = run_stage(
-        import_stage, times, request.fresh, source=request.data, kind=algorithm.modality, fingerprint=fingerprint, **split
+        import_stage,
+        times,
+        request.fresh,
+        source=request.data,
+        fingerprint=fingerprint,
+        name=default_name(request.data),
+        kind=algorithm.modality,
+        **split,
     )
     name = request.name or source.name or default_name(request.data)
     checked = run_stage(
@@ -88,7 +96,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         suite=request.suite,
     )
     data = checked.data
-    card = open_card(context, data)
+    card = open_dataset(context.store, data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))
     context.also_report(show_progress(name))
     trained = run_stage(train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name)
@@ -145,7 +153,9 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
 
 
 def _where(context: StageContext, artifact: Artifact) -> str:
-    return public_uri(context.store, artifact.key)
+    """The artifact's folder, as a person or another program finds it."""
+    path = context.store.local_path(artifact.key)
+    return str(path) if path is not None else f"{context.store.uri}/{artifact.key}"
 
 
 @embedded_flow(name="pipeline")

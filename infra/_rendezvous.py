@@ -1,0 +1,198 @@
+"""Where the ranks of one job find each other: who is which rank, and the key-value server that Horovod's gloo asks for addresses.
+
+Horovod brings such a server; it listens on all interfaces, and takes and unpickles from anyone what it is sent. This one is bound to one address, talks
+only to the machines of its job, knows only the scopes of its job, and never interprets a value. gloo's HTTP client can send no secret, so
+another user of one of these very machines can still reach it, but only to disturb the job: bytes go in and out, nothing is run.
+Between machines that other people use, take Dask with TLS and a network of one's own.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+
+MAX_VALUE_BYTES = 2**20
+MAX_TOTAL_BYTES = 2**28
+REQUEST_TIMEOUT_S = 5.0
+# How long ranks wait for each other at the start, while the slowest still imports its libraries.
+GLOO_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One rank's place: among all, among those of its machine (local), among those with the same local rank on other machines (cross)."""
+
+    host: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    cross_rank: int
+    cross_size: int
+
+    @property
+    def host_name(self) -> str:
+        """The host as a part of a URL."""
+        return re.sub(r"[^\w.-]", "_", self.host)
+
+    def horovod_env(self, interface: str, server: tuple[str, int]) -> dict[str, str]:
+        return {
+            "ATELIER_COLLECTIVES": "horovod",
+            "HOROVOD_HOSTNAME": self.host_name,
+            "HOROVOD_RANK": str(self.rank),
+            "HOROVOD_SIZE": str(self.size),
+            "HOROVOD_LOCAL_RANK": str(self.local_rank),
+            "HOROVOD_LOCAL_SIZE": str(self.local_size),
+            "HOROVOD_CROSS_RANK": str(self.cross_rank),
+            "HOROVOD_CROSS_SIZE": str(self.cross_size),
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            "HOROVOD_GLOO_IFACE": interface,
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": server[0],
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server[1]),
+            "HOROVOD_GLOO_TIMEOUT_SECONDS": str(GLOO_TIMEOUT_S),
+        }
+
+    def torch_env(self, interface: str, master: tuple[str, int]) -> dict[str, str]:
+        return {
+            "ATELIER_COLLECTIVES": "torch",
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_size),
+            "GROUP_RANK": str(self.cross_rank),
+            "MASTER_ADDR": master[0],
+            "MASTER_PORT": str(master[1]),
+            "GLOO_SOCKET_IFNAME": interface,
+            "NCCL_SOCKET_IFNAME": interface,
+        }
+
+
+def assign_ranks(hosts: Sequence[str]) -> list[Slot]:
+    """The place of each process, given its host; processes of one host get neighbouring ranks. As Horovod's ``get_host_assignments``.
+
+    Returns:
+        One slot per process, in the order of ``hosts`` (so not sorted by rank).
+    """
+    members: dict[str, list[int]] = {}
+    for index, host in enumerate(hosts):
+        members.setdefault(host, []).append(index)
+    slots: dict[int, Slot] = {}
+    for host, indices in members.items():
+        for local_rank, index in enumerate(indices):
+            peers = [other for other, theirs in members.items() if len(theirs) > local_rank]
+            slots[index] = Slot(host, len(slots), len(hosts), local_rank, len(indices), peers.index(host), len(peers))
+    return [slots[index] for index in range(len(hosts))]
+
+
+def address_towards(host: str) -> str:
+    """This machine's address as ``host`` sees it."""
+    address = ip_address(socket.getaddrinfo(host, None)[0][4][0])
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((str(address), 9))  # sends nothing: the kernel only looks up the route
+        return str(probe.getsockname()[0])
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256
+
+    def __init__(self, address: str, slots: Sequence[Slot]) -> None:
+        self.admitted = {slot.host for slot in slots} | {address}
+        self.sizes = {"global": len(slots)}
+        for slot in slots:
+            self.sizes[f"local_{slot.host_name}"] = slot.local_size
+            self.sizes[f"cross_{slot.local_rank}"] = slot.cross_size
+        self.lock = threading.Lock()
+        self.values: dict[str, dict[str, bytes]] = defaultdict(dict)
+        self.left: dict[str, set[str]] = defaultdict(set)
+        self.num_bytes = 0
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, 0), _Handler)
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        return isinstance(client_address, tuple) and client_address[0] in self.admitted
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A rank that was killed in the middle of a request: its task reports that, not this server."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = REQUEST_TIMEOUT_S
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Thousands of requests a start are nobody's interest."""
+
+    def _answer(self, status: HTTPStatus, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _name(self) -> tuple[str, str] | None:
+        """Scope and key of the request; None, and answered, if they are none of this job's."""
+        match = re.fullmatch(r"/([\w.-]{1,300})/([^/]{1,300})", self.path)
+        if match is None:
+            self._answer(HTTPStatus.BAD_REQUEST)
+            return None
+        scope, key = match.groups()
+        if re.sub(r"_process_set_hash_[0-9a-f]+$", "", scope) not in self.server.sizes:
+            self._answer(HTTPStatus.FORBIDDEN)
+            return None
+        return scope, key
+
+    def do_GET(self) -> None:
+        if name := self._name():
+            with self.server.lock:
+                value = self.server.values[name[0]].get(name[1])
+            if value is None:
+                self._answer(HTTPStatus.NOT_FOUND)
+            else:
+                self._answer(HTTPStatus.OK, value)
+
+    def do_PUT(self) -> None:
+        name = self._name()
+        if name is None:
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_VALUE_BYTES or self.server.num_bytes + int(length) > MAX_TOTAL_BYTES:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return
+        value = self.rfile.read(int(length))
+        with self.server.lock:
+            self.server.num_bytes += len(value)
+            self.server.values[name[0]][name[1]] = value
+        self._answer(HTTPStatus.OK)
+
+    def do_DELETE(self) -> None:
+        """A rank has connected to all of its scope; when all have, the scope is emptied, so that they can meet a second time."""
+        if name := self._name():
+            scope, key = name
+            with self.server.lock:
+                self.server.left[scope].add(key)
+                if len(self.server.left[scope]) >= self.server.sizes.get(scope, 2**31):
+                    del self.server.left[scope]
+                    self.server.num_bytes -= sum(map(len, self.server.values.pop(scope, {}).values()))
+            self._answer(HTTPStatus.OK)
+
+
+@contextmanager
+def serve_rendezvous(address: str, slots: Sequence[Slot]) -> Iterator[tuple[str, int]]:
+    """Run the key-value server of one job on one address of this machine; gives its address and port."""
+    server = _Server(address, slots)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="rendezvous", daemon=True)
+    thread.start()
+    try:
+        yield address, int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,64 @@
+"""Numbers and facts as words: durations, sizes, shares, and the interval in which a measured share may really lie."""
+
+from __future__ import annotations
+
+import math
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``2 min 5 s``, ``1 h 2 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s".replace("0.0 s", "0 s") if seconds >= 0.05 else "0 s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+
+
+def size(num_bytes: float) -> str:
+    """``812 B``, ``4.1 kB``, ``1.32 MB``: powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5 or unit == "GB":
+            return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 100 else f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    raise AssertionError("unreachable")
+
+
+def short(digest: str) -> str:
+    """The first 12 characters of a digest: enough for people."""
+    return digest[:12]
+
+
+def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share that was measured on ``n`` samples (Wilson 1927); holds near 0 and 1 too."""
+    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max((centre - spread) / (1 + z * z / n), 0.0), min((centre + spread) / (1 + z * z / n), 1.0)
+
+
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision_macro": "Precision, macro",
+    "precision_weighted": "Precision, weighted",
+    "recall_macro": "Recall, macro",
+    "recall_weighted": "Recall, weighted",
+    "f1_macro": "F1, macro",
+    "f1_weighted": "F1, weighted",
+    "auc": "Area under the ROC curve",
+    "log_loss": "Log loss",
+    "rmse": "Root mean squared error",
+    "mae": "Mean absolute error",
+    "r2": "R² (share of variance explained)",
+}
+
+
+def metric_name(key: str) -> str:
+    """A metric's name for people."""
+    return METRIC_NAMES.get(key, key.replace("_", " "))

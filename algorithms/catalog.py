@@ -11,11 +11,12 @@ from importlib.metadata import entry_points
 
 from algorithms.images.presets import IMAGE_PRESETS
 from algorithms.spec import Algorithm
+from algorithms.tables.presets import TABLE_PRESETS
 from infra.errors import UnknownAlgorithmError, UserCodeError
 
 PLUGIN_GROUP = "atelier.algorithms"
 
-ALGORITHMS: tuple[Algorithm, ...] = (*IMAGE_PRESETS,)
+ALGORITHMS: tuple[Algorithm, ...] = (*IMAGE_PRESETS, *TABLE_PRESETS)
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -50,7 +51,7 @@ def load_plugins() -> tuple[list[Algorithm], list[UserCodeError]]:
     for entry in entry_points(group=PLUGIN_GROUP):
         try:
             value = entry.load()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is reported by name
             broken.append(UserCodeError(entry.value, f"the plugin {entry.name!r} does not load: {type(error).__name__}: {error}"))
             continue
         values = [value] if isinstance(value, Algorithm) else list(value) if isinstance(value, Iterable) else [value]

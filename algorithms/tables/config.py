@@ -1,0 +1,123 @@
+"""Options of the table presets: which column to predict, from which columns, and what each kind of model can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from algorithms.spec import Config
+
+
+def _names(value: Any) -> Any:
+    """``a,b`` as it comes from a command line, or a list."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class TableConfig(Config):
+    """What every table preset can be told."""
+
+    target: str = Field(min_length=1, description="Column to predict.")
+    features: Names = Field(
+        default=(), description="Columns to learn from; empty: all but the target and those that cannot help (see drop)."
+    )
+    drop: Names = Field(default=(), description="Columns to leave out.")
+    max_one_hot: int = Field(
+        default=12,
+        ge=2,
+        le=1000,
+        description="Text columns with up to this many values get one feature per value; others the mean of the target.",
+    )
+    max_categories: int = Field(
+        default=1000, ge=2, le=100_000, description="Values kept of a text column, the most frequent; the rest counts as one."
+    )
+
+
+class ClassWeights(Config):
+    """For classification."""
+
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="balanced: rare classes weigh as much as frequent ones (better balanced accuracy, worse calibrated scores).",
+    )
+
+
+class LinearConfig(TableConfig):
+    """Logistic regression, or ridge and elastic net."""
+
+    regularization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Strength of the penalty on the coefficients; unset: the best of several on the valid split.",
+    )
+    l1_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the L1 penalty: 0 is L2 (ridge), 1 is L1 (lasso), between is elastic net."
+    )
+    max_iterations: int = Field(default=500, ge=10, le=100_000, description="Largest number of solver iterations.")
+
+
+class LinearClassifierConfig(ClassWeights, LinearConfig):
+    """Logistic regression."""
+
+
+class RandomForestConfig(TableConfig):
+    """Averaged trees, each grown on a bootstrap sample."""
+
+    num_trees: int = Field(default=300, ge=1, le=10_000, description="Trees; more is better and slower, with less and less to gain.")
+    max_depth: int | None = Field(default=None, ge=1, le=100, description="Deepest split; unset: no limit.")
+    max_leaves: int = Field(default=8192, ge=2, le=1_000_000, description="Leaves per tree; holds the model's size on large tables.")
+    min_samples_leaf: int = Field(default=1, ge=1, le=100_000, description="Rows that each leaf must keep.")
+    feature_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the features tried at each split; unset: the square root of them, a third for regression.",
+    )
+
+
+class RandomForestClassifierConfig(ClassWeights, RandomForestConfig):
+    """Random forest for classes."""
+
+
+class BoostingConfig(TableConfig):
+    """Trees that each correct those before; the number of rounds is found on the valid split."""
+
+    num_rounds: int = Field(default=2000, ge=1, le=100_000, description="Largest number of boosting rounds.")
+    early_stopping_rounds: int = Field(
+        default=50, ge=0, le=10_000, description="Stop when the loss on the valid split has not fallen for this many rounds; 0: never."
+    )
+    learning_rate: float = Field(default=0.05, gt=0, le=1, description="How much of each tree's correction is taken.")
+    row_share: float = Field(default=0.9, gt=0, le=1, description="Share of the rows that each round sees.")
+    feature_share: float = Field(default=0.8, gt=0, le=1, description="Share of the features that each tree sees.")
+    l1: float = Field(default=0.0, ge=0, le=1e6, description="L1 penalty on leaf values.")
+
+
+class XGBoostConfig(BoostingConfig):
+    """XGBoost with histograms."""
+
+    max_depth: int = Field(default=6, ge=1, le=24, description="Deepest split of a tree.")
+    min_child_weight: float = Field(default=1.0, ge=0, le=1e6, description="Least sum of second derivatives in a leaf.")
+    l2: float = Field(default=1.0, ge=0, le=1e6, description="L2 penalty on leaf values.")
+    min_split_gain: float = Field(default=0.0, ge=0, le=1e6, description="Least gain of a split.")
+
+
+class XGBoostClassifierConfig(ClassWeights, XGBoostConfig):
+    """XGBoost for classes."""
+
+
+class LightGBMConfig(BoostingConfig):
+    """LightGBM: leaf-wise trees."""
+
+    num_leaves: int = Field(default=31, ge=2, le=100_000, description="Leaves per tree.")
+    max_depth: int = Field(default=-1, ge=-1, le=100, description="Deepest split of a tree; -1: no limit but the leaves.")
+    min_samples_leaf: int = Field(default=20, ge=1, le=1_000_000, description="Rows that each leaf must keep; small tables may want less.")
+    l2: float = Field(default=0.1, ge=0, le=1e6, description="L2 penalty on leaf values.")
+    min_split_gain: float = Field(default=0.0, ge=0, le=1e6, description="Least gain of a split.")
+
+
+class LightGBMClassifierConfig(ClassWeights, LightGBMConfig):
+    """LightGBM for classes."""

@@ -1,0 +1,80 @@
+"""The presets for tables."""
+
+from __future__ import annotations
+
+from algorithms.engines.estimator import EstimatorEngine
+from algorithms.spec import Algorithm
+from algorithms.tables import config
+
+_CLASSES, _NUMBERS = "tabular-classification", "tabular-regression"
+_LINEAR = "algorithms.tables.linear.LINEAR"
+_FOREST = "algorithms.tables.random_forest.RANDOM_FOREST"
+_XGBOOST = "algorithms.tables.xgboost_trees.XGBOOST"
+_LIGHTGBM = "algorithms.tables.lightgbm_trees.LIGHTGBM"
+
+TABLE_PRESETS = (
+    Algorithm(
+        name="tabular-classification/linear",
+        config_type=config.LinearClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _LINEAR),
+        summary="Logistic regression on scaled numbers and encoded text; the strength of its penalty is found on the valid split",
+        suits="few rows, many columns, or when each column's weight must be told; the baseline to beat",
+        size="one coefficient per feature and class",
+    ),
+    Algorithm(
+        name="tabular-classification/random-forest",
+        config_type=config.RandomForestClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _FOREST),
+        summary="300 trees on bootstrap samples (scikit-learn)",
+        suits="small and middle-sized tables without any tuning; hard to overfit, large on disk",
+        size="grows with the rows: up to 16,384 nodes a tree",
+    ),
+    Algorithm(
+        name="tabular-classification/xgboost",
+        config_type=config.XGBoostClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _XGBOOST),
+        summary="Gradient boosting with level-wise trees (XGBoost), stopped early on the valid split",
+        suits="most tables; a little more robust than lightgbm on few rows",
+        size="up to 2,000 rounds of up to 127 nodes a class",
+    ),
+    Algorithm(
+        name="tabular-classification/lightgbm",
+        config_type=config.LightGBMClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _LIGHTGBM),
+        summary="Gradient boosting with leaf-wise trees (LightGBM), stopped early on the valid split",
+        suits="most tables, above all large ones: the fastest of the strong ones",
+        size="up to 2,000 rounds of 61 nodes a class",
+    ),
+    Algorithm(
+        name="tabular-regression/linear",
+        config_type=config.LinearConfig,
+        engine=EstimatorEngine(_NUMBERS, _LINEAR),
+        summary="Ridge regression on scaled numbers and encoded text (lasso and elastic net by option); its penalty is found on the valid split",
+        suits="few rows, or when each column's weight must be told, or values beyond those of training are to be expected",
+        size="one coefficient per feature",
+    ),
+    Algorithm(
+        name="tabular-regression/random-forest",
+        config_type=config.RandomForestConfig,
+        engine=EstimatorEngine(_NUMBERS, _FOREST),
+        summary="300 trees on bootstrap samples (scikit-learn)",
+        suits="small and middle-sized tables without any tuning; hard to overfit, large on disk",
+        size="grows with the rows: up to 16,384 nodes a tree",
+    ),
+    Algorithm(
+        name="tabular-regression/xgboost",
+        config_type=config.XGBoostConfig,
+        engine=EstimatorEngine(_NUMBERS, _XGBOOST),
+        summary="Gradient boosting with level-wise trees (XGBoost), stopped early on the valid split",
+        suits="most tables; a little more robust than lightgbm on few rows",
+        size="up to 2,000 rounds of up to 127 nodes",
+    ),
+    Algorithm(
+        name="tabular-regression/lightgbm",
+        config_type=config.LightGBMConfig,
+        engine=EstimatorEngine(_NUMBERS, _LIGHTGBM),
+        summary="Gradient boosting with leaf-wise trees (LightGBM), stopped early on the valid split",
+        suits="most tables, above all large ones: the fastest of the strong ones",
+        size="up to 2,000 rounds of 61 nodes",
+    ),
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from infra.errors import AtelierError, UserCodeError
@@ -24,8 +24,9 @@ def load_dotted(name: str) -> Any:
     Raises:
         UserCodeError: what was tried and why it did not work.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
     module_name, _, path = name.partition(":")
     if path:
         candidates = [(module_name, path)]
@@ -54,7 +55,7 @@ def load_dotted(name: str) -> Any:
         return found
     raise UserCodeError(
         name,
-        f"{'; '.join(dict.fromkeys(tried))}. Looked in the working folder {os.getcwd()} and in the installed packages; write package.module:attribute.",
+        f"{'; '.join(dict.fromkeys(tried))}. Looked in the working folder {here} and in the installed packages; write package.module:attribute.",
     )
 
 

@@ -7,7 +7,7 @@ of a step do not depend on the number of ranks, every sample is seen once an epo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -67,7 +67,7 @@ class Reader:
         self.samples, self.device = samples, device
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="atelier-reader")
 
-    def batches(self, wanted: Iterable[np.ndarray]) -> Iterator[Batch]:
+    def batches(self, wanted: Iterable[np.ndarray]) -> Generator[Batch]:
         """The samples at each array of indices, in order, on the device."""
         waiting: deque[Future[Batch]] = deque()
         indices = iter(wanted)

@@ -37,7 +37,7 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
         UserCodeError: a dotted name that does not load, or is no optimizer.
     """
     learns = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in learns if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learns if p.dim() <= 1], "weight_decay": 0.0},
     ]
@@ -57,10 +57,10 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
             f"Allowed: {', '.join(OPTIMIZERS)}, or package.module:Class.",
         )
     kind, fixed = OPTIMIZERS[name]
-    arguments = {key: config.momentum if value is None else value for key, value in fixed.items()}
+    arguments: dict[str, Any] = {key: config.momentum if value is None else value for key, value in fixed.items()}
     if "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True  # one kernel for all weights: small networks are bound by the calls otherwise
-    return kind(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
+    return kind(groups, lr=config.learning_rate, **arguments)
 
 
 def penalised(model: nn.Module) -> list[nn.Parameter]:

@@ -83,7 +83,7 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
 
 def _place(model: nn.Module, config: TorchConfig, device: torch.device) -> nn.Module:
     if getattr(config, "channels_last", False):
-        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 
 

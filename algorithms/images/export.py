@@ -144,7 +144,7 @@ def _network_graph(network: nn.Module, config: ImageClassificationConfig) -> onn
     import torch
 
     example = torch.randn(2, config.channels, config.image_size, config.image_size)
-    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = network.eval().to(memory_format=torch.contiguous_format)
     with _quiet():
         program = torch.onnx.export(
             network,

@@ -42,7 +42,7 @@ def normalise(pictures: torch.Tensor, channels_last: bool) -> torch.Tensor:
 def random_shift(pictures: torch.Tensor, most: float) -> torch.Tensor:
     """Each picture moved by up to ``most`` of its side, up or down and left or right; the edge is repeated. uint8 [N, S, S, C]."""
     count, size = pictures.shape[:2]
-    reach = int(round(most * size))
+    reach = round(most * size)
     if reach == 0:
         return pictures
     places = torch.arange(size, device=pictures.device)

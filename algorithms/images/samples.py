@@ -48,7 +48,7 @@ class PictureSamples:
         labels = np.empty(len(self), dtype=np.int64)
         for number, file in enumerate(self._files):
             first, last = self._starts[number], self._starts[number + 1]
-            _read_into(file, memoryview(labels[first:last]).cast("B"), int(last - first) * self._bytes)
+            _read_into(file, labels[first:last].data.cast("B"), int(last - first) * self._bytes)
         return labels
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class PictureSamples:
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pictures uint8 [n, S, S, C] and labels int64 [n]; neighbours in the file are read in one go."""
         pictures = np.empty((len(indices), *self.shape), dtype=np.uint8)
-        flat = memoryview(pictures.reshape(-1)) if len(indices) else memoryview(b"")
+        flat = pictures.reshape(-1).data
         parts = np.searchsorted(self._starts, indices, side="right") - 1
         breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(parts) != 0)) + 1
         for first, last in zip([0, *breaks], [*breaks, len(indices)], strict=True):
@@ -142,7 +142,7 @@ def _make_part(path: Path, dataset: Dataset, part: Sequence[RowGroup], size: int
             for start in range(0, table.num_rows, _DECODED_AT_ONCE):
                 some = table.slice(start, _DECODED_AT_ONCE)
                 rows = zip(some.column("path").to_pylist(), some.column("image").to_pylist(), strict=True)
-                for pixels in pool.map(lambda row: _prepare(*row, size, channels), rows):
+                for pixels in pool.map(lambda row: _prepare(row[0], row[1], size, channels), rows):
                     file.write(pixels.data)
         file.write(np.concatenate(labels).data)
         file.flush()

@@ -55,22 +55,21 @@ def uv_variables(settings: Mapping[str, str], environment: Mapping[str, str], *,
     return told
 
 
-def main(arguments: list[str]) -> int:
-    listing = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
-    ).stdout
-    locking = arguments[:2] == ["pip", "compile"]
-    environment = {**os.environ, **uv_variables(pip_settings(listing), os.environ, locking=locking), "UV_PYTHON_DOWNLOADS": "never"}
-    if settings_no_index(listing):
+def no_index(settings: Mapping[str, str]) -> bool:
+    """Whether pip is told to ask no index at all: a machine without network, with a folder of wheels."""
+    return settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}
+
+
+def main(arguments: list[str]) -> None:
+    """Become uv; never returns."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    settings = pip_settings(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    told = uv_variables(settings, os.environ, locking=arguments[:2] == ["pip", "compile"])
+    if no_index(settings):
         arguments = [*arguments, "--no-index"]
-    uv = Path(sys.executable).with_name("uv")
-    os.execve(uv, [str(uv), *arguments], environment)
-
-
-def settings_no_index(listing: str) -> bool:
-    """Whether pip is told to use no index at all (a machine without network, with a folder of wheels)."""
-    return pip_settings(listing).get("no-index", "").lower() in {"1", "true", "yes", "on"}
+    uv = str(Path(sys.executable).with_name("uv"))
+    os.execve(uv, [uv, *arguments], {**os.environ, **told, "UV_PYTHON_DOWNLOADS": "never"})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

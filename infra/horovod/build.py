@@ -129,11 +129,13 @@ def only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def _run(command: list[str], log: Path, environment: Mapping[str, str], label: str, deadline_s: float) -> int:
-    """Run a command with its output in ``log``, telling now and then how far it is; its status. No child of it stays behind."""
+def _run(command: list[str], log: Path, environment: Mapping[str, str], label: str, deadline_s: float, folder: Path | None = None) -> int:
+    """Run a command in ``folder`` with its output in ``log``, telling now and then how far it is; its status. No child of it stays behind."""
     begun = last_told = time.monotonic()
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder, start_new_session=True
+        )
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -228,9 +230,9 @@ def build(plan: Plan, folder: Path, environment: Mapping[str, str]) -> Path:
         except PatchError as error:
             raise BuildError(f"{PATCH.name} does not fit Horovod {VERSION}: {error}") from None
         wheels = scratch / "wheels"
-        pip = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
-        variables = build_environment(plan, scratch, environment)
-        status = _run([*pip, "--wheel-dir", str(wheels), str(source)], log, variables, "Building Horovod", DEADLINE_S)
+        # Not through `pip wheel`: its own words would bury the compiler's.
+        command = [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", str(wheels)]
+        status = _run(command, log, build_environment(plan, scratch, environment), "Building Horovod", DEADLINE_S, source)
         made = cached_wheel(wheels)
         if status or made is None:
             raise BuildError(f"Building Horovod failed. The end of its log, {log}:\n{_tail(log)}\n{GO_ON_WITHOUT}")

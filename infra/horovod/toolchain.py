@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+COMMON_HOMES = ("/usr/local/cuda",)
+
 
 @dataclass(frozen=True)
 class Toolkit:
@@ -74,7 +76,7 @@ def find_toolkit(environment: Mapping[str, str]) -> tuple[Toolkit | None, str]:
         return None, "NCCL's headers (package nvidia-nccl-cu13) are not installed."
     nvcc = shutil.which("nvcc", path=environment.get("PATH"))
     named = [environment.get("HOROVOD_CUDA_HOME"), environment.get("CUDA_HOME"), environment.get("CUDA_PATH")]
-    found = [*named, str(Path(nvcc).resolve().parent.parent) if nvcc else None, f"/usr/local/cuda-{major}", "/usr/local/cuda"]
+    found = [*named, str(Path(nvcc).resolve().parent.parent) if nvcc else None, *COMMON_HOMES]
     reasons: list[str] = []
     for home in dict.fromkeys(Path(name) for name in found if name):
         if not (home / "bin" / "nvcc").is_file():

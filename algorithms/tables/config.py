@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from algorithms.engines.torch_config import TorchConfig
 from algorithms.spec import Config
 
 
@@ -86,9 +87,12 @@ class RandomForestClassifierConfig(ClassWeights, RandomForestConfig):
 class BoostingConfig(TableConfig):
     """Trees that each correct those before; the number of rounds is found on the valid split."""
 
-    num_rounds: int = Field(default=2000, ge=1, le=100_000, description="Largest number of boosting rounds.")
+    num_rounds: int = Field(default=1000, ge=1, le=100_000, description="Largest number of boosting rounds.")
     early_stopping_rounds: int = Field(
-        default=50, ge=0, le=10_000, description="Stop when the loss on the valid split has not fallen for this many rounds; 0: never."
+        default=50,
+        ge=0,
+        le=10_000,
+        description="Stop when the loss on the valid split has not fallen by a thousandth for this many rounds; 0: never.",
     )
     learning_rate: float = Field(default=0.05, gt=0, le=1, description="How much of each tree's correction is taken.")
     row_share: float = Field(default=0.9, gt=0, le=1, description="Share of the rows that each round sees.")
@@ -121,3 +125,33 @@ class LightGBMConfig(BoostingConfig):
 
 class LightGBMClassifierConfig(ClassWeights, LightGBMConfig):
     """LightGBM for classes."""
+
+
+def _sizes(value: Any) -> Any:
+    """``256,128`` as it comes from a command line, one number, or a list."""
+    if isinstance(value, int):
+        return (value,)
+    return tuple(int(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+LayerSize = Annotated[int, Field(ge=1, le=16_384)]
+
+
+class MlpConfig(TorchConfig, TableConfig):
+    """A multi-layer perceptron."""
+
+    hidden: Annotated[tuple[LayerSize, ...], BeforeValidator(_sizes)] = Field(
+        default=(256, 256), max_length=32, description="Width of each hidden layer, such as 256,128."
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations dropped after each hidden layer.")
+    epochs: int = Field(default=60, ge=1, le=100_000, description="Passes over the training split.")
+    batch_size: int = Field(
+        default=128,
+        ge=1,
+        le=1_048_576,
+        description="Rows in one step over ALL workers together: the result does not depend on their number.",
+    )
+    early_stopping: int = Field(
+        default=16, ge=0, description="Epochs without a better validation metric after which training stops; 0 is off."
+    )
+    clip_norm: float = Field(default=5.0, ge=0, description="Largest norm of the whole gradient; 0 is off.")

@@ -122,7 +122,7 @@ def fit_table(
     """
     card = data.card
     check_columns(config, card, regression=regression)
-    types = {
+    types: dict[str, str] = {
         feature.name: feature.type
         for feature in card.features
         if feature.name not in (ROW_ID, config.target)
@@ -253,7 +253,7 @@ def _make_plan(config: TableConfig, types: dict[str, str], survey: _Survey, targ
                 if sample[name].null_count < sample.num_rows
                 else survey.low[name]
             )
-            numeric.append(NumericColumn(name=name, type=kind, fill=fill, has_missing=survey.nulls[name] > 0))
+            numeric.append(NumericColumn.model_validate({"name": name, "type": kind, "fill": fill, "has_missing": survey.nulls[name] > 0}))
     if not numeric and not categories:
         problems = [f"features: column {left.name!r} is of no use: {left.reason}" for left in left_out] or [
             "features: there is no column but the target"

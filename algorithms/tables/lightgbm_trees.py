@@ -64,9 +64,8 @@ def fit(config: LightGBMConfig, learning: Learning, progress: Progress) -> Model
         if progress.is_exhausted(patience):
             raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
-    if done >= config.num_rounds or progress.is_exhausted(patience):
-        booster = before
-    else:
+    booster: Any = before
+    if done < config.num_rounds and not progress.is_exhausted(patience):
         booster = lgb.train(
             parameters(config, learning),
             train,
@@ -123,7 +122,12 @@ def size(model: Model) -> int:
 
 def _tree(root: dict[str, Any], first_output: int) -> Tree:
     """A tree of ``dump_model`` as arrays; nodes are numbered as they are met."""
-    features, thresholds, lefts, rights, missing, values = [], [], [], [], [], []
+    features: list[int] = []
+    thresholds: list[float] = []
+    lefts: list[int] = []
+    rights: list[int] = []
+    missing: list[bool] = []
+    values: list[list[float]] = []
     stack: list[tuple[dict[str, Any], int, bool]] = [(root, -1, False)]
     while stack:
         node, parent, is_left = stack.pop()

@@ -88,7 +88,7 @@ def _fit_numbers(config: LinearConfig, learning: Learning, strength: float) -> L
 
 
 def _losses(model: LinearModel, learning: Learning) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for split, features, labels in (("train", learning.train, learning.train_labels), ("valid", learning.valid, learning.valid_labels)):
         if not len(labels):
             continue

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from algorithms.engines.estimator import EstimatorEngine
 from algorithms.spec import Algorithm
 from algorithms.tables import config
+from algorithms.tables.mlp import mlp_engine
 
-_CLASSES, _NUMBERS = "tabular-classification", "tabular-regression"
+_CLASSES: Final = "tabular-classification"
+_NUMBERS: Final = "tabular-regression"
 _LINEAR = "algorithms.tables.linear.LINEAR"
 _FOREST = "algorithms.tables.random_forest.RANDOM_FOREST"
 _XGBOOST = "algorithms.tables.xgboost_trees.XGBOOST"
@@ -35,7 +39,7 @@ TABLE_PRESETS = (
         engine=EstimatorEngine(_CLASSES, _XGBOOST),
         summary="Gradient boosting with level-wise trees (XGBoost), stopped early on the valid split",
         suits="most tables; a little more robust than lightgbm on few rows",
-        size="up to 2,000 rounds of up to 127 nodes a class",
+        size="up to 1,000 rounds of up to 127 nodes a class",
     ),
     Algorithm(
         name="tabular-classification/lightgbm",
@@ -43,7 +47,15 @@ TABLE_PRESETS = (
         engine=EstimatorEngine(_CLASSES, _LIGHTGBM),
         summary="Gradient boosting with leaf-wise trees (LightGBM), stopped early on the valid split",
         suits="most tables, above all large ones: the fastest of the strong ones",
-        size="up to 2,000 rounds of 61 nodes a class",
+        size="up to 1,000 rounds of 61 nodes a class",
+    ),
+    Algorithm(
+        name="tabular-classification/mlp",
+        config_type=config.MlpConfig,
+        engine=mlp_engine(regression=False),
+        summary="Multi-layer perceptron on scaled numbers and encoded text (torch), over several workers if asked for",
+        suits="large tables of numbers with smooth relations; a network of your own takes its place with --set model=...",
+        size="0.1 M parameters for 50 features",
     ),
     Algorithm(
         name="tabular-regression/linear",
@@ -67,7 +79,7 @@ TABLE_PRESETS = (
         engine=EstimatorEngine(_NUMBERS, _XGBOOST),
         summary="Gradient boosting with level-wise trees (XGBoost), stopped early on the valid split",
         suits="most tables; a little more robust than lightgbm on few rows",
-        size="up to 2,000 rounds of up to 127 nodes",
+        size="up to 1,000 rounds of up to 127 nodes",
     ),
     Algorithm(
         name="tabular-regression/lightgbm",
@@ -75,6 +87,14 @@ TABLE_PRESETS = (
         engine=EstimatorEngine(_NUMBERS, _LIGHTGBM),
         summary="Gradient boosting with leaf-wise trees (LightGBM), stopped early on the valid split",
         suits="most tables, above all large ones: the fastest of the strong ones",
-        size="up to 2,000 rounds of 61 nodes",
+        size="up to 1,000 rounds of 61 nodes",
+    ),
+    Algorithm(
+        name="tabular-regression/mlp",
+        config_type=config.MlpConfig,
+        engine=mlp_engine(regression=True),
+        summary="Multi-layer perceptron on scaled numbers and encoded text (torch), over several workers if asked for",
+        suits="large tables of numbers with smooth relations; a network of your own takes its place with --set model=...",
+        size="0.1 M parameters for 50 features",
     ),
 )

@@ -14,6 +14,8 @@ from infra.errors import CorruptArtifactError
 
 MOST_ENTRIES = 200
 REPORT_EVERY_S = 0.5
+LEAST_FALL = 1e-3
+STATE = ("rounds", "best_round", "best_loss", "last_fall", "fallen_to")
 CHECKPOINT_EVERY_S = 15.0
 
 
@@ -34,6 +36,8 @@ class Progress:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     best_round: int = 0
     best_loss: float = float("inf")
+    last_fall: int = 0
+    fallen_to: float = float("inf")
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
     _begin: float = field(default_factory=time.monotonic)
     _reported: float = float("-inf")
@@ -50,6 +54,8 @@ class Progress:
         loss = values.get("valid_loss", values.get("train_loss"))
         if loss is not None and ("valid_loss" not in values or loss < self.best_loss):
             self.best_loss, self.best_round = loss, number
+        if loss is not None and loss < self.fallen_to * (1 - LEAST_FALL):
+            self.fallen_to, self.last_fall = loss, number
         if now - self._reported < REPORT_EVERY_S and number < num_rounds:
             return
         self._reported = now
@@ -59,8 +65,8 @@ class Progress:
         self.run.report({key: value for key, value in event.items() if value is not None})
 
     def is_exhausted(self, patience: int) -> bool:
-        """Whether the loss on the valid split has not fallen for ``patience`` rounds (0: never)."""
-        return 0 < patience <= len(self.rounds) - self.best_round
+        """Whether the loss on the valid split has not fallen by a thousandth within ``patience`` rounds (0: never)."""
+        return 0 < patience <= len(self.rounds) - self.last_fall
 
     def history(self) -> dict[str, Any]:
         """Of ``history.json``: at most ``MOST_ENTRIES`` rounds, always with the first, the best and the last."""
@@ -73,7 +79,7 @@ class Progress:
         """Keep the model so far and the rounds behind it in the store, every ``checkpoint_every_s`` seconds."""
         if not self.run.spec.checkpoints or not (force or time.monotonic() - self._saved >= self.checkpoint_every_s):
             return
-        state = json.dumps({"rounds": self.rounds, "best_round": self.best_round, "best_loss": self.best_loss}).encode()
+        state = json.dumps({name: getattr(self, name) for name in STATE}).encode()
         body = len(state).to_bytes(8, "big") + state + model()
         self.run.store.write_bytes(self._key, hashlib.sha256(body).hexdigest().encode() + body)
         self._saved = time.monotonic()
@@ -93,7 +99,8 @@ class Progress:
             raise CorruptArtifactError(self._key, digest, found)
         size = int.from_bytes(body[:8], "big")
         state = json.loads(body[8 : 8 + size])
-        self.rounds, self.best_round, self.best_loss = state["rounds"], state["best_round"], state["best_loss"]
+        for name in STATE:
+            setattr(self, name, state[name])
         self.run.report({"kind": "log", "message": f"Going on after round {len(self.rounds)} of an earlier attempt."})
         return body[8 + size :]
 

@@ -61,9 +61,8 @@ def fit(config: XGBoostConfig, learning: Learning, progress: Progress) -> Model:
             progress.save(lambda: bytes(model.save_raw("json")))
             return progress.is_exhausted(patience)
 
-    if done >= config.num_rounds or progress.is_exhausted(patience):
-        booster = before
-    else:
+    booster: Any = before
+    if done < config.num_rounds and not progress.is_exhausted(patience):
         booster = xgb.train(
             parameters(config, learning),
             train,

@@ -31,6 +31,7 @@ from infra.store import open_store
 Result = TypeVar("Result")
 
 _context: ContextVar[StageContext] = ContextVar("atelier_stage_context")
+_results: ContextVar[WorkspaceResults] = ContextVar("atelier_stage_results")
 
 
 class StageTime(BaseModel):
@@ -60,12 +61,16 @@ class WorkspaceResults(WritableFileSystem):
 
 @contextmanager
 def stage_context(context: StageContext) -> Iterator[StageContext]:
-    """Make ``context`` the one that stages get."""
-    token = _context.set(context)
+    """Make ``context`` the one that stages get, and its workspace the place of their results; call it inside a flow."""
+    workspace = context.settings.workspace_uri
+    results = WorkspaceResults(workspace=workspace)
+    results.save(f"atelier-{content_key(workspace)[:16]}", overwrite=True)  # Prefect takes no storage that its server does not know
+    token, results_token = _context.set(context), _results.set(results)
     try:
         yield context
     finally:
         _context.reset(token)
+        _results.reset(results_token)
 
 
 def stage(function: Callable[..., Result], *, name: str = "", version: int = 1) -> Task[..., Result]:
@@ -124,8 +129,7 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: b
     name = stage_task.name
     context.report({"kind": "stage", "name": name, "state": "running"})
     begin = time.monotonic()
-    results = WorkspaceResults(workspace=context.settings.workspace_uri)
-    configured = stage_task.with_options(result_storage=results, refresh_cache=fresh)
+    configured = stage_task.with_options(result_storage=_results.get(), refresh_cache=fresh)
     try:
         state = configured(**values, return_state=True)
         result = state.result()

@@ -6,10 +6,12 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from infra.errors import StoreAccessError, StoreUnavailableError
+from infra.errors import AtelierError, StoreAccessError, StoreUnavailableError
 
 STAGING = ".staging"
 CHUNK = 4 << 20  # bytes moved at a time
@@ -27,18 +29,34 @@ def check_key(key: str, *, prefix: bool = False) -> str:
     return key
 
 
-def save(source: BinaryIO, path: Path) -> None:
-    """Write a stream to a local file, published there atomically."""
+@contextmanager
+def published_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that appears under its name when it is whole and on disk.
+
+    Raises:
+        StoreAccessError: the disk is full, the folder cannot be written to.
+    """
+    staged = path.with_name(f".{path.name[:80]}~{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{path.name[:80]}~{uuid.uuid4().hex}")
         try:
-            write_synced(staged, source)
-            os.replace(staged, path)
+            with staged.open("xb") as target:
+                yield target
+                target.flush()
+                os.fsync(target.fileno())
+            staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
+    except AtelierError:
+        raise
     except OSError as error:
         raise folder_error(str(path.parent), error) from error
+
+
+def save(source: BinaryIO, path: Path) -> None:
+    """Write a stream to a local file, published there atomically."""
+    with published_file(path) as target:
+        shutil.copyfileobj(source, target, CHUNK)
 
 
 def folder_error(store: str, error: OSError) -> StoreAccessError | StoreUnavailableError:
@@ -50,7 +68,7 @@ def folder_error(store: str, error: OSError) -> StoreAccessError | StoreUnavaila
         )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return StoreAccessError(store, why, "Make the folder writable, or set ATELIER_WORKSPACE to one that is.")
-    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+    if error.errno in (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
         return StoreAccessError(store, why, "Set ATELIER_WORKSPACE to a folder that can be written.")
     return StoreUnavailableError(store, why)
 

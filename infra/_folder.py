@@ -49,6 +49,16 @@ class FolderStore:
         except OSError as error:
             raise folder_error(self.uri, error) from error
 
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        """As ``_errors``, but a folder that is not there is no missing key: it could not be made."""
+        try:
+            yield
+        except AtelierError:
+            raise
+        except OSError as error:
+            raise folder_error(self.uri, error) from error
+
     def read_bytes(self, key: str) -> bytes:
         with self._errors(key):
             return self._path(key).read_bytes()
@@ -62,7 +72,7 @@ class FolderStore:
 
     def create(self, key: str, data: bytes) -> bool:
         target = self._path(key)
-        with self._errors(key), self._staged() as staged:
+        with self._write_errors(), self._staged() as staged:
             write_synced(staged, io.BytesIO(data))
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -78,10 +88,10 @@ class FolderStore:
 
     def _write(self, key: str, source: BinaryIO) -> None:
         target = self._path(key)
-        with self._errors(key), self._staged() as staged:
+        with self._write_errors(), self._staged() as staged:
             write_synced(staged, source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged, target)
+            staged.replace(target)
             sync_folder(target.parent)
 
     def get_file(self, key: str, path: Path) -> None:
@@ -113,6 +123,12 @@ class FolderStore:
                 found += [start + name for name in files if (start + name).startswith(prefix)]
         yield from sorted(found)
 
+    def states(self, prefix: str) -> Iterator[tuple[str, str]]:
+        for key in self.list(prefix):
+            with self._errors(key):
+                status = self._path(key).stat()
+                yield key, f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
+
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)
         with self._errors(prefix):
@@ -120,7 +136,7 @@ class FolderStore:
                 return
             with self._staged() as staged:  # a folder vanishes at once, not file by file
                 with suppress(FileNotFoundError):
-                    os.rename(path, staged)
+                    path.rename(staged)
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
 
     def local_path(self, key: str) -> Path | None:
@@ -130,21 +146,21 @@ class FolderStore:
     def staging_folder(self) -> Iterator[Path]:
         """A new folder on the store's own file system, to be filled and then handed to ``put_folder``; removed if it was not."""
         with self._staged() as staged:
-            with self._errors(STAGING):
+            with self._write_errors():
                 staged.mkdir(parents=True)
             yield staged
 
     def put_folder(self, staged: Path, key: str) -> bool:
         """Rename a folder made in ``staging_folder`` to ``key``; False if something is there already."""
         target = self._path(key)
-        with self._errors(key):
+        with self._write_errors():
             for parent, _, files in os.walk(staged):
                 for name in files:
                     sync_file(Path(parent) / name)
                 sync_folder(Path(parent))
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.rename(staged, target)
+                staged.rename(target)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     return False
@@ -155,14 +171,14 @@ class FolderStore:
     def swap_folder(self, staged: Path, key: str) -> bool:
         """Put a staged folder in the place of one that is there, in one step where the system can; False if there is none any more."""
         target = self._path(key)
-        with self._errors(key), self._staged() as old:
+        with self._write_errors(), self._staged() as old:
             if _exchange(staged, target):
                 return True
             try:
-                os.rename(target, old)
+                target.rename(old)
             except FileNotFoundError:
                 return False
-            os.rename(staged, target)
+            staged.rename(target)
             return True
 
     def is_staged(self, folder: Path) -> bool:
@@ -171,20 +187,20 @@ class FolderStore:
 
     def stage_file(self, source: Path, target: Path) -> None:
         """Copy a file into a staged folder."""
-        with source.open("rb") as stream, self._errors(STAGING):
+        with source.open("rb") as stream, self._write_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as copy:
                 shutil.copyfileobj(stream, copy, CHUNK)
 
     def stage_bytes(self, data: bytes, target: Path) -> None:
-        with self._errors(STAGING):
+        with self._write_errors():
             target.write_bytes(data)
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """A path that is not taken; whatever is there in the end is removed. Its name tells whose it is, see ``_sweep``."""
         folder = self.root / STAGING
-        with self._errors(STAGING):
+        with self._write_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._sweep(folder)
         path = folder / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"

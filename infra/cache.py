@@ -108,7 +108,7 @@ class Cache:
         staged = staging / f"{os.getpid()}~{uuid.uuid4().hex}"
         try:
             make(staged)
-            os.rename(staged, entry)
+            staged.rename(entry)
         finally:
             _delete(staged)
 
@@ -151,7 +151,7 @@ class Cache:
             with self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 grave = self.folder / ".staging" / f"{os.getpid()}~{uuid.uuid4().hex}"
                 grave.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(self.folder / name, grave)
+                (self.folder / name).rename(grave)
         except (BlockingIOError, FileNotFoundError):
             return False
         _delete(grave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,10 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """All keys that begin with ``prefix``, sorted; unfinished writes are not shown."""
+        ...
+
+    def states(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """As ``list``, each key with a short text that changes when its bytes are replaced."""
         ...
 
     def delete(self, prefix: str) -> None:
@@ -145,7 +150,11 @@ class MemoryStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         check_key(prefix, prefix=True)
-        yield from sorted(key for key in list(self._objects) if key.startswith(prefix))
+        yield from sorted(key for key in tuple(self._objects) if key.startswith(prefix))
+
+    def states(self, prefix: str) -> Iterator[tuple[str, str]]:
+        for key in self.list(prefix):
+            yield key, hashlib.sha256(self.read_bytes(key)).hexdigest()
 
     def delete(self, prefix: str) -> None:
         check_key(prefix)

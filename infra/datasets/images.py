@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def walk(root: Path) -> Iterator[tuple[str, bool]]:
 
 def is_picture(path: str) -> bool:
     name = path.rpartition("/")[2]
-    return os.path.splitext(name)[1].lower() in PICTURES and not name.startswith(".")
+    return PurePosixPath(name).suffix.lower() in PICTURES and not name.startswith(".")
 
 
 def is_hidden(path: str) -> bool:
@@ -93,7 +93,8 @@ def list_images(root: Path, source: str) -> Listing:
     Raises:
         InvalidSourceError: no pictures, no class folders, or one class only.
     """
-    pictures, ignored = [], []
+    pictures: list[str] = []
+    ignored: list[str] = []
     for path, is_file in walk(root):
         (pictures if is_file and is_picture(path) and not is_hidden(path) else ignored).append(path)
     if not pictures:

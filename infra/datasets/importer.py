@@ -170,7 +170,8 @@ def _import_table(
     store: Store, local: sources.LocalSource, name: str, target: Target, ratios: Ratios, seed: int, scratch: Path, progress: _Progress
 ) -> DatasetRef:
     files: list[tuple[str, str | None]] = [(local.path.name, None)]
-    root, ignored = local.path.parent, []
+    root = local.path.parent
+    ignored: list[str] = []
     if local.path.is_dir():
         files, ignored = tabular_files.find_tables(local.path, local.uri)
         root = local.path

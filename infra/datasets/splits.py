@@ -6,6 +6,8 @@ in an order that depends only on their content and the seed, and cut at the rati
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,7 +65,7 @@ def assign_splits(hashes: NDArray[np.uint64], strata: NDArray[np.int32], ratios:
     bounds = np.flatnonzero(np.diff(group_strata[by_stratum], prepend=group_strata[by_stratum[0]] - 1, append=0))
     bounds = np.append(bounds[bounds < len(by_stratum)], len(by_stratum))
     group_splits = np.zeros(len(first), np.int8)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         groups = by_stratum[start:stop]
         group_splits[groups] = _cut(sizes[groups], ratios)
     splits[order] = np.repeat(group_splits, sizes)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +51,7 @@ class StagedTable:
 
 def table_format(path: str) -> str | None:
     """``csv``, ``tsv``, ``parquet`` or ``jsonl`` by a file's name; None if it is no table."""
-    return FORMATS.get(os.path.splitext(path)[1].lower())
+    return FORMATS.get(PurePosixPath(path).suffix.lower())
 
 
 def find_tables(root: Path, source: str) -> tuple[list[tuple[str, str | None]], list[str]]:
@@ -63,7 +62,8 @@ def find_tables(root: Path, source: str) -> tuple[list[tuple[str, str | None]], 
     Raises:
         InvalidSourceError: there are none.
     """
-    files, ignored = [], []
+    files: list[str] = []
+    ignored: list[str] = []
     for path, is_file in walk(root):
         (files if is_file and table_format(path) and not is_hidden(path) else ignored).append(path)
     if not files:

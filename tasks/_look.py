@@ -1,0 +1,176 @@
+"""Looking at the data: one task for each row group on the Dask cluster's slots, and all results put together."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
+
+from algorithms.spec import Expectation
+from infra.context import StageContext
+from infra.datasets.card import SPLITS, DatasetRef
+from infra.datasets.dataset import Dataset, RowGroup, open_dataset
+from infra.store import open_store
+from tasks import _gx
+from tasks._pictures import join_profiles, profile_pictures, summarise_pictures
+from tasks._profiles import class_profile, column_profile
+from tasks._table_judge import TableJudge, as_rule
+from tasks._table_pass import DRIFT_SAMPLE, Plan, TablePart, empty_part, measure_chunk
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Part = TypeVar("Part")
+AHEAD = 4  # tasks in flight for each slot: enough that none waits, few enough that a stop is quick
+
+
+@dataclass
+class Look:
+    """What was found.
+
+    Attributes:
+        outcomes: of the expectations about samples.
+        invalid: broken samples and why, in the order of the data; not all of them when there are far more than may be set aside.
+        num_invalid: how many are broken.
+        rules: the types of the expectations that each broken sample breaks.
+        dropped: broken samples of each split.
+        classes, columns: the tables that the other expectations speak of.
+        summary: further numbers for the report.
+    """
+
+    outcomes: list[_gx.Outcome]
+    invalid: dict[Any, list[str]] = field(default_factory=dict)
+    num_invalid: int = 0
+    rules: dict[Any, list[str]] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    classes: pd.DataFrame | None = None
+    columns: pd.DataFrame | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def set_aside(self) -> None:
+        """Collect the broken samples from the outcomes."""
+        for outcome in self.outcomes:
+            if outcome.success or not outcome.expectation.per_sample or outcome.expectation.severity != "error":
+                continue
+            for sample, reason in zip(outcome.ids, outcome.reasons, strict=True):
+                self.invalid.setdefault(sample, []).append(reason)
+                self.rules.setdefault(sample, []).append(outcome.expectation.type)
+            self.num_invalid = max(self.num_invalid, outcome.num_unexpected)
+        self.num_invalid = max(self.num_invalid, len(self.invalid))
+
+
+@lru_cache(maxsize=4)
+def _open(uri: str, ref: DatasetRef, cache: Path) -> Dataset:
+    """A worker's own, kept between tasks, so that a card is read and a shard verified once."""
+    return open_dataset(open_store(uri), ref, cache)
+
+
+def _pictures_task(uri: str, ref: DatasetRef, cache: Path, group: RowGroup) -> pa.Table:
+    dataset = _open(uri, ref, cache)
+    table = dataset.read(group, ["path", "sha256", "label", "image"])
+    return profile_pictures(table, group.split, dataset.card.classes)
+
+
+def _table_task(uri: str, ref: DatasetRef, cache: Path, group: RowGroup, plan: Plan) -> TablePart:
+    return measure_chunk(_open(uri, ref, cache).read(group, [*plan.types, "_row"]), group.split, plan)
+
+
+def each_row_group(context: StageContext, dataset: Dataset, task: Callable[..., Part], *arguments: Any) -> Iterator[Part]:
+    """The task's result for every row group, in order; on all slots, a few ahead, reporting progress. Stops its tasks when it is left."""
+    from infra.cluster import num_slots
+
+    client = context.client()
+    groups = deque(group for split in SPLITS for group in dataset.row_groups(split))
+    steps, window = len(groups), AHEAD * max(1, num_slots(client))
+    begin, samples = time.monotonic(), 0
+    running: deque[tuple[RowGroup, Any]] = deque()
+    try:
+        while groups or running:
+            while groups and len(running) < window:
+                group = groups.popleft()
+                call = (context.store.uri, dataset.ref, dataset.cache_dir, group, *arguments)
+                running.append((group, client.submit(task, *call, resources={"slot": 1}, pure=False)))
+            group, future = running.popleft()
+            result = future.result()
+            future.release()
+            samples += group.num_rows
+            rate = samples / max(time.monotonic() - begin, 1e-9)
+            step = steps - len(groups) - len(running)
+            context.report({"kind": "progress", "phase": "validate", "step": step, "steps": steps, "samples_per_s": rate})
+            yield result
+    finally:
+        client.cancel([future for _, future in running])
+
+
+def look_at_pictures(dataset: Dataset, expectations: Sequence[Expectation], context: StageContext, loading: Future[Any]) -> Look:
+    """Decode every picture once, and judge their profile."""
+    profiles = list(each_row_group(context, dataset, _pictures_task))
+    loading.result()
+    frame = join_profiles(profiles)
+    look = Look(_gx.judge_frame(frame, expectations, "path"))
+    look.set_aside()
+    broken = frame["path"].isin(look.invalid.keys())
+    look.invalid = {path: look.invalid[path] for path in frame.loc[broken, "path"]}
+    look.dropped = Counter(frame.loc[broken, "split"].tolist())
+    kept = frame[~broken]
+    counts = {str(split): Counter(group["label"].dropna().tolist()) for split, group in kept.groupby("split")}
+    if dataset.card.classes:
+        look.classes = pd.DataFrame(class_profile(counts, dataset.card.classes))
+    look.summary = {"pictures": summarise_pictures(frame)}
+    return look
+
+
+def look_at_table(
+    dataset: Dataset,
+    expectations: Sequence[Expectation],
+    target: str | None,
+    regression: bool,
+    used: Collection[str],
+    most_ids: int,
+    context: StageContext,
+    loading: Future[Any],
+) -> Look:
+    """Pass over every row once, and judge what was added up.
+
+    Args:
+        used: columns that the algorithm learns from.
+        most_ids: how many broken rows are remembered, at least.
+    """
+    card = dataset.card
+    types = {feature.name: str(feature.type) for feature in card.features if feature.name != "_row"}
+    rules = [as_rule(expectation, types) for expectation in expectations]
+    strides = {split: max(1, rows // DRIFT_SAMPLE) for split, rows in card.num_rows.items()}
+    plan = Plan(types, target, regression, tuple(rule for rule in rules if rule is not None), strides)
+    whole = empty_part(plan)
+    for part in each_row_group(context, dataset, _table_task, plan):
+        whole.add(part, most_ids)
+    loading.result()
+    look = Look(TableJudge(expectations, rules, types, sum(card.num_rows.values()), dataset).judge(whole))
+    look.set_aside()
+    look.invalid = dict(sorted(look.invalid.items()))
+    where = whole.where | _find_rows(dataset, target, regression, look.invalid.keys() - whole.where.keys())
+    look.dropped = Counter(where[row][0] for row in look.invalid)
+    look.columns = pd.DataFrame([row for row in column_profile(whole, plan) if row["column"] in used or row["column"] == target])
+    if target and not regression:
+        classes = sorted(set().union(*whole.classes.values()) | set(card.classes))
+        for split, name in (where[row] for row in look.invalid):
+            whole.classes[split][str(name)] -= name is not None
+        look.classes = pd.DataFrame(class_profile(whole.classes, classes))
+    return look
+
+
+def _find_rows(dataset: Dataset, target: str | None, regression: bool, rows: set[int]) -> dict[int, tuple[str, str | None]]:
+    """Split and class of rows that were found broken only after the pass."""
+    found: dict[int, tuple[str, str | None]] = {}
+    for split in SPLITS if rows else ():
+        for table in dataset.iter_tables(split, ["_row", *([target] if target and not regression else [])]):
+            labels = table.column(1).cast("string").to_pylist() if table.num_columns > 1 else [None] * table.num_rows
+            found |= {row: (split, name) for row, name in zip(table.column("_row").to_pylist(), labels, strict=True) if row in rows}
+    return found

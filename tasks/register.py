@@ -1,0 +1,139 @@
+"""Register: a new version of a model, and whether it becomes champion: only if it is better on the same test split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.artifacts import Artifact
+from infra.context import StageContext
+from infra.datasets.card import DatasetRef
+from infra.promotion import CHALLENGER, CHAMPION, LogEvent, choose
+from infra.registry import ModelVersion, Registry
+
+if TYPE_CHECKING:
+    from algorithms.package import Package
+
+_BY = "register"
+
+
+class Registered(BaseModel):
+    """The version, and what was decided about it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    aliases: list[str]
+    decision: str = Field(description="champion or challenger.")
+    reason: str
+
+
+def register(
+    package: Artifact,
+    *,
+    name: str,
+    algorithm: str,
+    data: DatasetRef,
+    run_id: str,
+    min_gain: float,
+    run_card_key: str,
+    context: StageContext,
+) -> Registered:
+    """Register a package and decide what it becomes; a second time with the same package, nothing changes.
+
+    The first version becomes champion. A champion that was measured on other data is measured again on this data's test split.
+
+    Args:
+        min_gain: how much better than the champion it must be, in the unit of the task's metric (accuracy; RMSE, where lower is better).
+
+    Raises:
+        InvalidOptionError: a name that no model can have.
+    """
+    from algorithms.package import Package
+
+    registry = Registry(context.settings, context.store)
+    package_folder = _fetch(context, package)
+    challenger = Package.load(package_folder, providers=["CPUExecutionProvider"])
+    version = registry.register(
+        name,
+        package,
+        algorithm=algorithm,
+        dataset=data.digest,
+        metrics=challenger.metrics,
+        run_id=run_id,
+        run_card_key=run_card_key,
+    )
+    decided = _decided(registry.history(name), version)
+    if decided is not None:
+        return Registered(name=name, version=version.version, aliases=version.aliases, decision=decided.alias or "", reason=decided.reason)
+    champion = next((other for other in registry.versions(name) if CHAMPION in other.aliases and other.version != version.version), None)
+    decision, reason, compared = _decide(registry, champion, challenger, data, min_gain, context)
+    promoted = registry.promote(name, version.version, decision, reason=reason, compared={"by": _BY, **compared})
+    return Registered(name=name, version=version.version, aliases=promoted.aliases, decision=decision, reason=reason)
+
+
+def _fetch(context: StageContext, package: Artifact) -> Any:
+    from infra.artifacts import fetch
+
+    return fetch(context.store, package, context.settings.cache_path)
+
+
+def _decided(events: list[LogEvent], version: ModelVersion) -> LogEvent | None:
+    """What this stage decided about the version earlier: a person may have moved aliases since, and that stands."""
+    mine = [event for event in events if event.version == version.version and event.compared.get("by") == _BY]
+    return mine[-1] if mine else None
+
+
+def _decide(
+    registry: Registry, champion: ModelVersion | None, challenger: Package, data: DatasetRef, min_gain: float, context: StageContext
+) -> tuple[str, str, dict[str, Any]]:
+    """Champion or challenger, the reason in words, and the figures compared."""
+    from algorithms.metrics import primary_metric
+
+    metric, higher_is_better = primary_metric(challenger.task)
+    value = challenger.metrics.get(metric)
+    compared: dict[str, Any] = {"metric": metric, "challenger": value, "margin": min_gain}
+    if champion is None:
+        return CHAMPION, f"the first version ({metric} {_show(value)})" if value is not None else "the first version", compared
+    compared["champion_version"] = champion.version
+    if value is None:
+        return CHALLENGER, f"its package has no {metric} to compare with champion {champion.ref}", compared
+    old, where, misfit = _champion_metric(registry, champion, challenger, metric, data, context)
+    if misfit:
+        return CHALLENGER, f"it cannot be compared with champion {champion.ref}: {misfit}", compared
+    compared |= {"champion": old, "measured": where}
+    decision = choose(old, value, higher_is_better=higher_is_better, margin=min_gain)
+    versus = f"{metric} {_show(value)} against {_show(old)} of champion {champion.ref} on the same test split"
+    needed = f"; {'better' if not min_gain else f'better by at least {min_gain:g}'} was needed"
+    return decision, versus + (needed if decision == CHALLENGER else ""), compared
+
+
+def _champion_metric(
+    registry: Registry, champion: ModelVersion, challenger: Package, metric: str, data: DatasetRef, context: StageContext
+) -> tuple[float | None, str, str]:
+    """The champion's figure on this data's test split, whether it was on record or measured now, and why there is none."""
+    from algorithms._package_judge import judge, misfit
+    from algorithms.package import Package
+    from infra.datasets.dataset import open_dataset
+
+    if champion.algorithm.split("/")[0] != challenger.task:
+        return None, "", f"it does another task ({champion.algorithm})"
+    package = Package.load(registry.package_folder(champion))
+    if differ := sorted(set(package.labels) ^ set(challenger.labels)):
+        return None, "", f"the classes differ ({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''})"
+    targets = [loaded.description["config"].get("target") for loaded in (package, challenger)]
+    if targets[0] != targets[1]:
+        return None, "", f"it predicts {targets[0]!r} and not {targets[1]!r}"
+    if champion.dataset == data.digest and metric in champion.metrics:
+        return champion.metrics[metric], "on record", ""
+    dataset = open_dataset(context.store, data, context.settings.cache_path)
+    if why := misfit(package, dataset):
+        return None, "", why
+    context.report({"kind": "log", "message": f"Champion {champion.ref} was measured on other data: measuring it on this test split."})
+    return judge(package, dataset).get(metric), "now", ""
+
+
+def _show(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

@@ -10,7 +10,7 @@ from tasks._card import svg
 from tasks._card.model import StageRow
 from tasks._card.words import duration, plural
 
-_WIDTH = 720.0
+_WIDTH = 640.0
 MOST_ROWS = 30  # beyond, classes become thin columns
 
 
@@ -32,8 +32,10 @@ def class_histogram(name: str, classes: Sequence[str], counts: Mapping[str, Mapp
     return svg.svg(name, "Samples of each class and split", desc, _WIDTH, height, body)
 
 
-def _class_rows(classes: Sequence[str], splits: Sequence[str], counts: Mapping[str, Mapping[str, int]], totals: Mapping[str, int]) -> tuple[list[str], float]:
-    left = min(max(svg.text_width(svg.clip(c, 24)) for c in classes) + 12, 190)
+def _class_rows(
+    classes: Sequence[str], splits: Sequence[str], counts: Mapping[str, Mapping[str, int]], totals: Mapping[str, int]
+) -> tuple[list[str], float]:
+    left = min(max(svg.text_width(svg.clip(c, 24), 14) for c in classes) + 12, 190)
     x = svg.linear(0, max(totals.values()), 0, _WIDTH - left - 60)
     body: list[str] = []
     for row, label in enumerate(classes):
@@ -62,7 +64,16 @@ def _class_columns(
         for i, split in enumerate(splits):
             found = counts[split].get(label, 0)
             tall = bottom - y(found)
-            body.append(svg.rect(left + column * width, base - tall, max(width - (1 if width > 3 else 0.2), 0.5), tall, f"split{i}", tip=f"{label}, {split}: {found:,}"))
+            body.append(
+                svg.rect(
+                    left + column * width,
+                    base - tall,
+                    max(width - (1 if width > 3 else 0.2), 0.5),
+                    tall,
+                    f"split{i}",
+                    tip=f"{label}, {split}: {found:,}",
+                )
+            )
             base -= tall
     body += [svg.text(left, bottom + 17, f"{svg.clip(order[0], 30)} ({totals[order[0]]:,})", "tick", tip=order[0])]
     body += [svg.text(_WIDTH, bottom + 17, f"{svg.clip(order[-1], 30)} ({totals[order[-1]]:,})", "tick", "end", tip=order[-1])]
@@ -88,7 +99,7 @@ def split_bar(name: str, num_rows: Mapping[str, int]) -> Markup:
 def stage_waterfall(name: str, stages: Sequence[StageRow]) -> Markup:
     """What took how long, one after the other; a stage that was taken from an earlier run is an outline."""
     total = sum(stage.seconds for stage in stages)
-    left, row = min(max((svg.text_width(svg.clip(s.name, 24)) for s in stages), default=0) + 14, 190), 24
+    left, row = min(max((svg.text_width(svg.clip(s.name, 24), 14) for s in stages), default=0) + 14, 190), 24
     x = svg.linear(0, total or 1.0, left, _WIDTH - 120)
     bottom = 8 + len(stages) * row
     body: list[str] = []
@@ -100,7 +111,9 @@ def stage_waterfall(name: str, stages: Sequence[StageRow]) -> Markup:
         words = stage.state if cached else duration(stage.seconds)
         width = max(x(now + stage.seconds) - x(now), 2)
         body.append(svg.text(left - 12, y + 12, svg.clip(stage.name, 24), "label", "end", tip=stage.name))
-        body.append(svg.rect(x(now), y, width, 15, "bar hollow" if cached else "bar", tip=f"{stage.name}: {stage.state}, {duration(stage.seconds)}"))
+        body.append(
+            svg.rect(x(now), y, width, 15, "bar hollow" if cached else "bar", tip=f"{stage.name}: {stage.state}, {duration(stage.seconds)}")
+        )
         body.append(svg.text(x(now) + width + 7, y + 12, words, "tick"))
         now += stage.seconds
     desc = "; ".join(f"{s.name} {s.state} {duration(s.seconds)}" for s in stages) + f". Together {duration(total)}."
@@ -112,7 +125,7 @@ def importance_bars(name: str, importance: Sequence[tuple[str, float]], most: in
     shown = sorted(importance, key=lambda pair: -abs(pair[1]))[:most]
     if not shown:
         return Markup("")
-    left = min(max(svg.text_width(svg.clip(c, 28)) for c, _ in shown) + 12, 210)
+    left = min(max(svg.text_width(svg.clip(c, 28), 14) for c, _ in shown) + 12, 210)
     x = svg.linear(0, max(abs(v) for _, v in shown) or 1.0, 0, _WIDTH - left - 70)
     body: list[str] = []
     for i, (column, value) in enumerate(shown):

@@ -41,7 +41,14 @@ def _padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]
 
 
 def _frame(
-    xs: tuple[float, float], ys: tuple[float, float], x_label: str, y_label: str, *, log: bool = False, whole_x: bool = False, right: float = _RIGHT
+    xs: tuple[float, float],
+    ys: tuple[float, float],
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool = False,
+    whole_x: bool = False,
+    right: float = _RIGHT,
 ) -> _Frame:
     end, bottom = _WIDTH - right, _HEIGHT - _BOTTOM
     x = svg.linear(*xs, _LEFT, end)
@@ -51,12 +58,17 @@ def _frame(
         body += [svg.line(_LEFT, y(value), end, y(value)), svg.text(_LEFT - 8, y(value) + 4, svg.number(value), "tick", "end")]
     for value in svg.ticks(*xs, 6):
         if not whole_x or float(value).is_integer():
-            body += [svg.line(x(value), bottom, x(value), bottom + 4, "axis"), svg.text(x(value), bottom + 17, svg.number(value), "tick", "middle")]
+            body += [
+                svg.line(x(value), bottom, x(value), bottom + 4, "axis"),
+                svg.text(x(value), bottom + 17, svg.number(value), "tick", "middle"),
+            ]
     body += [svg.line(_LEFT, bottom, end, bottom, "axis"), svg.text(_WIDTH, bottom + 17, x_label, "tick", "end")]
     return _Frame(x, y, body, end, bottom)
 
 
-def line_chart(name: str, title: str, series: Sequence[Series], *, mark: tuple[float, str] | None = None, log: bool | None = None) -> Markup:
+def line_chart(
+    name: str, title: str, series: Sequence[Series], *, mark: tuple[float, str] | None = None, log: bool | None = None
+) -> Markup:
     """Lines over epochs, each labelled at its end; ``mark`` is a vertical line at an x with a word.
 
     ``log`` None: a logarithmic y axis if all values are positive and the largest is more than 30 times the smallest.
@@ -77,17 +89,25 @@ def line_chart(name: str, title: str, series: Sequence[Series], *, mark: tuple[f
     if mark is not None:
         at = frame.x(mark[0])
         left_of = at > frame.right - 80
-        body += [svg.line(at, _TOP, at, frame.bottom, "mark"), svg.text(at + (-5 if left_of else 5), _TOP + 4, mark[1], "note", "end" if left_of else "start")]
+        body += [
+            svg.line(at, _TOP, at, frame.bottom, "mark"),
+            svg.text(at + (-5 if left_of else 5), _TOP + 4, mark[1], "note", "end" if left_of else "start"),
+        ]
     ends = svg.spread([frame.y(s.points[-1][1]) for s in series], 15, _TOP, frame.bottom - 4)
     for one, label_y in zip(series, ends, strict=True):
         places = [(frame.x(a), frame.y(b)) for a, b in one.points]
         body.append(svg.polyline(places, f"line {one.css}"))
         body.append(svg.dot(*places[-1], 3, f"point {one.css}"))
         if len(places) <= 40:
-            body += [svg.dot(px, py, 6, "hit", tip=f"epoch {svg.number(a)}: {one.label} {svg.number(b)}") for (px, py), (a, b) in zip(places, one.points, strict=True)]
+            body += [
+                svg.dot(px, py, 6, "hit", tip=f"epoch {svg.number(a)}: {one.label} {svg.number(b)}")
+                for (px, py), (a, b) in zip(places, one.points, strict=True)
+            ]
         body.append(svg.text(frame.right + 7, label_y + 4, one.label, f"label {one.css}"))
     parts = [f"{s.label} goes from {svg.number(s.points[0][1])} to {svg.number(s.points[-1][1])}" for s in series]
-    return svg.svg(name, title, f"{len(set(epochs))} epochs: {'; '.join(parts)}." + (" Logarithmic axis." if log else ""), _WIDTH, _HEIGHT, body)
+    return svg.svg(
+        name, title, f"{len(set(epochs))} epochs: {'; '.join(parts)}." + (" Logarithmic axis." if log else ""), _WIDTH, _HEIGHT, body
+    )
 
 
 def predicted_vs_true(name: str, points: Sequence[tuple[float, float]]) -> Markup:
@@ -98,7 +118,8 @@ def predicted_vs_true(name: str, points: Sequence[tuple[float, float]]) -> Marku
     frame = _frame((low, high), (low, high), "true", "Predicted, over true", right=44)
     body = [*frame.body, svg.line(frame.x(low), frame.y(low), frame.x(high), frame.y(high), "ideal")]
     body += [svg.dot(frame.x(t), frame.y(p), 2.6, "cloud") for t, p in points]
-    desc = f"{len(points)} samples; true values from {svg.number(min(t for t, _ in points))} to {svg.number(max(t for t, _ in points))}. The dashed line is a perfect prediction."
+    low_true, high_true = svg.number(min(t for t, _ in points)), svg.number(max(t for t, _ in points))
+    desc = f"{len(points)} samples; true values from {low_true} to {high_true}. The dashed line is a perfect prediction."
     return svg.svg(name, "Predicted against true values", desc, _WIDTH, _HEIGHT, body)
 
 
@@ -111,7 +132,9 @@ def residuals(name: str, points: Sequence[tuple[float, float]]) -> Markup:
     frame = _frame(_padded([p for _, p in points], 0.04), (-reach, reach), "predicted", "Residual, over predicted", right=76)
     body = [*frame.body, svg.line(_LEFT, frame.y(0), frame.right, frame.y(0), "ideal")]
     body += [svg.dot(frame.x(p), frame.y(e), 2.6, "cloud") for (_, p), e in zip(points, errors, strict=True)]
-    desc = f"{len(points)} samples; mean residual {svg.number(sum(errors) / len(errors), 3)}, largest {svg.number(max(errors, key=abs), 3)}."
+    desc = (
+        f"{len(points)} samples; mean residual {svg.number(sum(errors) / len(errors), 3)}, largest {svg.number(max(errors, key=abs), 3)}."
+    )
     return svg.svg(name, "Residuals over the predicted value", desc, _WIDTH, _HEIGHT, body)
 
 
@@ -131,7 +154,11 @@ def residual_histogram(name: str, points: Sequence[tuple[float, float]]) -> Mark
     for i, found in enumerate(counts):
         start = frame.x(-reach + i * width)
         tip = f"{svg.number(-reach + i * width, 3)} to {svg.number(-reach + (i + 1) * width, 3)}: {found}"
-        body.append(svg.rect(start + 0.5, frame.y(found), frame.x(-reach + (i + 1) * width) - start - 1, frame.bottom - frame.y(found), "bar", tip=tip))
+        body.append(
+            svg.rect(
+                start + 0.5, frame.y(found), frame.x(-reach + (i + 1) * width) - start - 1, frame.bottom - frame.y(found), "bar", tip=tip
+            )
+        )
     body.append(svg.line(frame.x(0), _TOP, frame.x(0), frame.bottom, "ideal"))
     middle = errors[len(errors) // 2]
     return svg.svg(name, "Distribution of the residuals", f"{len(errors)} samples, median {svg.number(middle, 3)}.", _WIDTH, _HEIGHT, body)

@@ -14,7 +14,11 @@ def data_finding(data: DataPart) -> str:
     totals = {c: sum(counts.get(c, 0) for counts in data.counts.values()) for c in data.classes}
     if totals:
         largest, smallest = max(totals.values()), min(totals.values())
-        even = "evenly filled" if smallest and largest <= 1.5 * smallest else f"the largest has {largest / max(smallest, 1):.1f} times the samples of the smallest"
+        even = (
+            "evenly filled"
+            if smallest and largest <= 1.5 * smallest
+            else f"the largest has {largest / max(smallest, 1):.1f} times the samples of the smallest"
+        )
         sentence += f" in {plural(len(totals), 'class', 'classes')}, {even}"
     sentence += "."
     if data.num_quarantined:
@@ -64,14 +68,20 @@ def evaluation_finding(evaluation: EvaluationPart) -> str:
         parts.append(f"Most confused: {true} taken for {predicted}, {'once' if count == 1 else f'{count:,} times'}")
     if evaluation.points:
         errors = sorted(abs(p - t) for t, p in evaluation.points)
-        parts.append(f"Half of the predictions are within {number(errors[len(errors) // 2], 3)}, nine in ten within {number(errors[len(errors) * 9 // 10], 3)}")
+        parts.append(
+            f"Half of the predictions are within {number(errors[len(errors) // 2], 3)}, nine in ten within {number(errors[len(errors) * 9 // 10], 3)}"
+        )
     return ". ".join(parts) + "." if parts else ""
 
 
 def package_finding(package: PackagePart) -> str:
     parts = [f"{plural(len(package.files), 'file')}, {size(package.num_bytes)}"] if package.files else []
     if package.parity is not None:
-        same = "Gives exactly what the trained model gives" if package.parity == 0 else f"Differs from the trained model by at most {number(package.parity, 2)}"
+        same = (
+            "Gives exactly what the trained model gives"
+            if package.parity == 0
+            else f"Differs from the trained model by at most {number(package.parity, 2)}"
+        )
         parts.append(same + (f" (allowed: {number(package.tolerance, 2)})" if package.tolerance is not None else ""))
     return ". ".join(parts) + "." if parts else ""
 

@@ -30,7 +30,7 @@ def confusion_matrix(name: str, classes: Sequence[str], matrix: Sequence[Sequenc
     n = len(classes)
     if not n or n > MOST_CLASSES:
         return Markup("")
-    size = 11.0 if n <= 30 else 9.0
+    size = 13.0 if n <= 16 else 11.0 if n <= 30 else 9.0
     letters = 22 if n <= 30 else 16
     left = min(max(svg.text_width(svg.clip(c, letters), size) for c in classes), 150) + 34
     flat = n <= 16 and max(svg.text_width(svg.clip(c, letters), size) for c in classes) < (_SIZE - left) / n - 4
@@ -55,7 +55,9 @@ def confusion_matrix(name: str, classes: Sequence[str], matrix: Sequence[Sequenc
     right = sum(matrix[i][i] for i in range(n))
     total = sum(map(sum, matrix))
     pairs = confused_pairs(classes, matrix, 3)
-    desc = f"{right:,} of {total:,} right. " + ("Most confused: " + "; ".join(f"{t} taken for {p} {k} times" for t, p, k, _ in pairs) + "." if pairs else "No mistake.")
+    desc = f"{right:,} of {total:,} right. " + (
+        "Most confused: " + "; ".join(f"{t} taken for {p} {k} times" for t, p, k, _ in pairs) + "." if pairs else "No mistake."
+    )
     return svg.svg(name, "Confusion matrix", desc, left + cell * n + 2, top + cell * n + 2, body, "matrix")
 
 
@@ -67,7 +69,11 @@ def _row(classes: Sequence[str], i: int, row: Sequence[int], left: float, y: flo
         x, share = left + j * cell, count / total if total else 0.0
         # The square root makes a mistake in a hundred visible beside 99 that were right.
         opacity = (0.12 + 0.8 * share if i == j else 0.16 + 0.84 * math.sqrt(share)) if count else 1.0
-        tip = f"{classes[i]} taken for {classes[j]}: {count:,} ({share:.1%} of {total:,})" if i != j else f"{classes[i]} right: {count:,} of {total:,} ({share:.1%})"
+        tip = (
+            f"{classes[i]} taken for {classes[j]}: {count:,} ({share:.1%} of {total:,})"
+            if i != j
+            else f"{classes[i]} right: {count:,} of {total:,} ({share:.1%})"
+        )
         css = ("right" if i == j else "wrong") if count else "none"
         body.append(svg.rect(x + 0.5, y + 0.5, cell - 1, cell - 1, css, tip=tip, opacity=opacity, round_=1 if n <= 30 else 0))
         if not count or n > 30:
@@ -75,7 +81,11 @@ def _row(classes: Sequence[str], i: int, row: Sequence[int], left: float, y: flo
         strong = "strong" if opacity > 0.6 else ""
         if n <= 16 and cell > 38:
             body.append(svg.text(x + cell / 2, y + cell / 2 + 1, f"{count:,}", f"count {strong}", "middle"))
-            body.append(svg.text(x + cell / 2, y + cell / 2 + 14, f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}", f"share {strong}", "middle"))
+            body.append(
+                svg.text(
+                    x + cell / 2, y + cell / 2 + 14, f"{share:.1%}" if 0 < share < 0.0995 else f"{share:.0%}", f"share {strong}", "middle"
+                )
+            )
         elif svg.text_width(f"{count:,}", 10) < cell:
             body.append(svg.text(x + cell / 2, y + cell / 2 + 4, f"{count:,}", f"share {strong}", "middle"))
     return body

@@ -24,7 +24,13 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=number, size=words.size, duration=words.duration, short=words.short, metric_name=words.metric_name, value=_value
+        number=number,
+        size=words.size,
+        duration=words.duration,
+        short=words.short,
+        metric_name=words.metric_name,
+        moment=words.moment,
+        value=_value,
     )
     environment.globals.update(plural=words.plural, cell_bar=bars.cell_bar, findings=findings)
     return environment
@@ -39,6 +45,7 @@ def render_card(data: CardData) -> str:
         facts=_facts(data),
         data_chart=_data_chart(data),
         training_charts=_training_charts(data.training) if data.training else [],
+        training_facts=_training_facts(data.training) if data.training else [],
         evaluation=_evaluation(data.evaluation),
         metric_rows=metric_rows(data.evaluation),
         stages_chart=bars.stage_waterfall("stages", data.stages) if data.stages else "",
@@ -143,7 +150,13 @@ def _training_charts(training: TrainingPart) -> list[str]:
     mark = (float(training.best_epoch), "best") if training.best_epoch is not None and len(training.epochs) > 1 else None
     metric = training.metric
     plans: list[tuple[str, str, list[curves.Series], tuple[float, str] | None, bool | None]] = [
-        ("loss", "Loss", [curves.Series("train", points("train_loss"), "s1"), curves.Series("valid", points("valid_loss"), "s2")], mark, None),
+        (
+            "loss",
+            "Loss",
+            [curves.Series("train", points("train_loss"), "s1"), curves.Series("valid", points("valid_loss"), "s2")],
+            mark,
+            None,
+        ),
         (
             "metric",
             words.metric_name(metric) if metric else "",
@@ -160,6 +173,29 @@ def _training_charts(training: TrainingPart) -> list[str]:
         for name, title, series, at, log in plans
         if max((len(s.points) for s in series), default=0) > 1
     ]
+
+
+def _training_facts(training: TrainingPart) -> list[tuple[str, str]]:
+    """What the learning curves do not show."""
+    facts = []
+    if training.epochs:
+        facts.append(
+            (
+                "Epochs",
+                f"{number(training.epochs[-1]['epoch'] or 0)}" + (f", the best is {training.best_epoch}" if training.best_epoch else ""),
+            )
+        )
+    for key, name, unit in (("seconds", "An epoch", " s"), ("samples_per_s", "Speed", " samples/s")):
+        values = sorted(value for entry in training.epochs if (value := entry.get(key)) is not None)
+        if values:
+            facts.append((name, f"{number(values[len(values) // 2], 3)}{unit}"))
+    if training.num_parameters:
+        facts.append(("Parameters", f"{training.num_parameters:,}"))
+    if training.world_size:
+        facts.append(("Ranks", str(training.world_size)))
+    if training.precision:
+        facts.append(("Precision", training.precision))
+    return facts
 
 
 def _evaluation(evaluation: EvaluationPart) -> dict[str, Any]:

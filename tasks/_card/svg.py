@@ -68,7 +68,9 @@ def text(x: float, y: float, content: str, css: str = "", anchor: str = "start",
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}"{turned}>{escape(content)}{_tip(tip)}</text>'
 
 
-def rect(x: float, y: float, width: float, height: float, css: str = "", *, tip: str = "", opacity: float | None = None, round_: float = 0) -> str:
+def rect(
+    x: float, y: float, width: float, height: float, css: str = "", *, tip: str = "", opacity: float | None = None, round_: float = 0
+) -> str:
     shade = f' fill-opacity="{opacity:.3g}"' if opacity is not None else ""
     corner = f' rx="{round_:g}"' if round_ else ""
     head = f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" class="{css}"{shade}{corner}'

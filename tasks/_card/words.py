@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 
 def plural(number: int, one: str, many: str = "") -> str:
@@ -29,6 +30,15 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 100 else f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     raise AssertionError("unreachable")
+
+
+def moment(iso: str) -> str:
+    """An ISO time for people, to the minute: ``2026-11-20 16:40 UTC``; other text as it is."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{when:%Y-%m-%d %H:%M}" + (f" {when.tzname()}" if when.tzinfo else "")
 
 
 def short(digest: str) -> str:

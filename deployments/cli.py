@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort):
-        again = " ".join(sys.argv[1:])
+        again = shlex.join(sys.argv[1:] if arguments is None else arguments)
         click.echo(f"\nInterrupted. What was finished is kept; to go on where it stopped: atelier {again}", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

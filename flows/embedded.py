@@ -13,7 +13,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.context import StageContext
-from infra.prefect_server import EmbeddedServer, prefect_server
+from infra.prefect_server import EmbeddedServer, configured_url, prefect_server
 from infra.settings import load_settings
 
 P = ParamSpec("P")
@@ -56,10 +56,13 @@ class EmbeddedFlow(Flow[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
         if (early := _server.get()) is not None:
             return self._call_with(early, *args, **kwargs)
-        if FlowRunContext.get() is not None or PREFECT_API_URL.value():
+        if FlowRunContext.get() is not None:
             return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+        if url := PREFECT_API_URL.value() or configured_url():
+            with temporary_settings({PREFECT_API_URL: url}):
+                return super().__call__(*args, **kwargs)  # type: ignore[return-value]
         with prefect_server(load_settings()) as server:
-            assert server is not None, "PREFECT_API_URL was set after Prefect had read its settings"
+            assert server is not None, "an API was configured in the meantime"
             return self._call_with(server, *args, **kwargs)
 
     def _call_with(self, server: EmbeddedServer, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -14,6 +14,7 @@ from algorithms.spec import Algorithm, Config
 from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
 from infra.settings import Settings
 from infra.store import Store
+from tasks.import_data import check_source
 
 OnInvalid = Literal["quarantine", "fail"]
 
@@ -108,7 +109,7 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     """The algorithm and its config, once everything that can be known beforehand is known to be right.
 
     Raises:
-        UnknownAlgorithmError, InvalidOptionError, NotEnoughSlotsError, StoreAccessError, StoreUnavailableError.
+        UnknownAlgorithmError, InvalidOptionError, NotEnoughSlotsError, SourceNotFoundError, StoreAccessError, StoreUnavailableError.
     """
     algorithm = find_algorithm(request.algorithm)
     config = check_options(algorithm, request.options)
@@ -117,6 +118,7 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
         raise InvalidOptionError("the run", [problem])
     if settings.cluster == "local" and request.workers > settings.slots:
         raise NotEnoughSlotsError(request.workers, settings.slots, "local")
+    check_source(store, request.data)
     store.write_bytes("atelier.json", json.dumps({"format": 1}).encode())  # proves that the workspace can be written
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True)

@@ -25,12 +25,18 @@ class Settings(BaseSettings):
 
     workspace: str = Field(default=".atelier", min_length=1, description="Folder or s3://bucket/prefix where everything lives.")
     cache_dir: Path = Field(default=Path("~/.cache/atelier"), description="Local disk cache of remote files and decoded samples.")
-    cache_gib: Annotated[float, Field(gt=0)] = Field(default=20.0, description="Size of the local disk cache, GiB; the least recently used goes first.")
+    cache_gib: Annotated[float, Field(gt=0)] = Field(
+        default=20.0, description="Size of the local disk cache, GiB; the least recently used goes first."
+    )
     cluster: str = Field(default="local", description="'local', or the address of a Dask scheduler (tcp://host:port).")
-    slots: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_num_cores, description="Workers of the local cluster, one slot each.")
+    slots: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default_factory=_num_cores, description="Workers of the local cluster, one slot each."
+    )
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     backend: str = Field(default="auto", pattern="^(auto|horovod|torch)$", description="How ranks talk: auto, horovod or torch.")
-    deadline_s: Annotated[float, Field(gt=0)] = Field(default=86_400.0, description="Longest time one training, evaluation or export may take, seconds.")
+    deadline_s: Annotated[float, Field(gt=0)] = Field(
+        default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -54,7 +60,7 @@ class Settings(BaseSettings):
         if "://" not in self.workspace_uri:
             return Path(self.workspace_uri)
         name = hashlib.sha256(self.workspace_uri.encode()).hexdigest()[:16]
-        return Path("~/.local/state/atelier").expanduser() / name
+        return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "atelier" / name
 
     @property
     def cache_path(self) -> Path:

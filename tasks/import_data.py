@@ -8,24 +8,42 @@ from infra.context import StageContext
 from infra.datasets import names, sources
 from infra.datasets.card import DatasetRef
 from infra.datasets.importer import source_fingerprint
-from infra.errors import DatasetNotFoundError
+from infra.errors import DatasetNotFoundError, SourceNotFoundError
+from infra.store import Store
 from tasks.ingest import ingest
 
 
 def source_key(source: str, *, target: str | None, regression: bool, ratios: tuple[float, ...], split_seed: int, context: StageContext) -> str:
     """A cheap key of what ``source`` is right now: files by their names, sizes and times; a version by its digest.
 
-    A source that is not there gets an empty key: the stage itself says so.
-
     Raises:
-        SourceNotFoundError: an address (``s3://...``) at which nothing is.
+        SourceNotFoundError: neither a path, nor an address at which something is, nor a version's name.
     """
     if "://" in source or sources.exists(source):
         return source_fingerprint(context.store, source, target=target, regression=regression, ratios=ratios, split_seed=split_seed)
+    return find_version(context.store, source).digest
+
+
+def find_version(store: Store, name: str) -> DatasetRef:
+    """The version of a name or digest, where ``name`` was given as data.
+
+    Raises:
+        SourceNotFoundError: with the names that there are.
+    """
     try:
-        return names.resolve(context.store, source).digest
-    except DatasetNotFoundError:
-        return ""
+        return names.resolve(store, name)
+    except DatasetNotFoundError as error:
+        raise SourceNotFoundError(name, f"Known data sets: {', '.join(error.known[:10])}." if error.known else "") from None
+
+
+def check_source(store: Store, source: str) -> None:
+    """Say early that there is no such data.
+
+    Raises:
+        SourceNotFoundError: see ``source_key``.
+    """
+    if "://" not in source and not sources.exists(source):
+        find_version(store, source)
 
 
 def import_data(

@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from distributed import Client
 
+pytest_plugins = ["tests.runs"]
+
 SESSION_MARK = "ATELIER_TEST_SESSION"
 # These belong to Python's multiprocessing and end with the process that they serve.
 OWN_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")

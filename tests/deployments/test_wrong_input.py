@@ -1,0 +1,197 @@
+"""What a user may get wrong: each ends with status 2 and one clear message, no traceback, and nothing registered."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.runs import QUICK
+
+from deployments.cli import main
+from infra.settings import load_settings
+
+CNN = "image-classification/small-cnn"
+LINEAR = "tabular-classification/linear"
+Make = Callable[[Path, Path], list[str]]
+
+
+def table(folder: Path, text: str) -> str:
+    path = folder / "table.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def pictures(folder: Path, digits: Path, counts: dict[str, int]) -> Path:
+    data = folder / "pictures"
+    for name, count in counts.items():
+        (data / name).mkdir(parents=True)
+        for file in sorted((digits / name).iterdir())[:count]:
+            shutil.copy(file, data / name)
+    return data
+
+
+def missing_path(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(folder / "nowhere")]
+
+
+def empty_folder(folder: Path, digits: Path) -> list[str]:
+    (folder / "empty").mkdir()
+    return [CNN, "--data", str(folder / "empty")]
+
+
+def one_class(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(pictures(folder, digits, {"1": 10}))]
+
+
+def a_class_with_one_sample(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(pictures(folder, digits, {"1": 10, "2": 1}))]
+
+
+def too_many_broken_pictures(folder: Path, digits: Path) -> list[str]:
+    data = pictures(folder, digits, {"1": 12, "2": 12})
+    (data / "1" / "text.png").write_text("this is a text")
+    (data / "1" / "empty.png").write_bytes(b"")
+    whole = next((data / "2").iterdir()).read_bytes()
+    (data / "2" / "half.png").write_bytes(whole[: len(whole) // 2])
+    return [CNN, "--data", str(data)]
+
+
+def no_target_column(folder: Path, digits: Path) -> list[str]:
+    return [LINEAR, "--data", table(folder, "a,label\n1,x\n2,y\n"), "--set", "target=labels"]
+
+
+def no_target_given(folder: Path, digits: Path) -> list[str]:
+    return [LINEAR, "--data", table(folder, "a,label\n1,x\n2,y\n")]
+
+
+def ragged_rows(folder: Path, digits: Path) -> list[str]:
+    return [LINEAR, "--data", table(folder, "a,label\n1,x\n2,y,z\n3,x\n"), "--set", "target=label"]
+
+
+def one_target_value(folder: Path, digits: Path) -> list[str]:
+    return [LINEAR, "--data", table(folder, "a,label\n" + "".join(f"{i},x\n" for i in range(30))), "--set", "target=label"]
+
+
+def unknown_algorithm(folder: Path, digits: Path) -> list[str]:
+    return ["image-classification/resnet-18", "--data", str(digits)]
+
+
+def unknown_option(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--set", "epoch=3"]
+
+
+def option_out_of_range(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--set", "epochs=-3", "--set", "learning_rate=fast"]
+
+
+def too_many_workers(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--workers", "500"]
+
+
+def climbing_archive(folder: Path, digits: Path) -> list[str]:
+    archive = folder / "data.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(next((digits / "1").iterdir()), arcname="../../1/a.png")
+    return [CNN, "--data", str(archive)]
+
+
+CASES: list[tuple[Make, list[str]]] = [
+    (missing_path, ["nowhere"]),
+    (empty_folder, ["empty"]),
+    (one_class, ["one class"]),
+    (a_class_with_one_sample, ["'2'", "1"]),
+    (too_many_broken_pictures, ["3", "text.png"]),
+    (no_target_column, ["labels", "label"]),
+    (no_target_given, ["target", "--set target="]),
+    (ragged_rows, ["3"]),
+    (one_target_value, ["label", "one value"]),
+    (unknown_algorithm, ["image-classification/resnet18"]),
+    (unknown_option, ["epoch", "did you mean epochs"]),
+    (option_out_of_range, ["epochs", "-3", "learning_rate", "fast"]),
+    (too_many_workers, ["500", "slots"]),
+    (climbing_archive, ["..", "not safe"]),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), CASES, ids=[make.__name__ for make, _ in CASES])
+def test_wrong_input_ends_with_status_2_and_one_message(
+    make: Make, words: list[str], shared_services: Path, digits_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = make(tmp_path, digits_folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *arguments])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.count("Error: ") == 1
+    message = err[err.index("Error: ") :]
+    for word in words:
+        assert word in message, message
+    assert not list(shared_services.glob("registry/log/*"))
+
+
+def test_a_read_only_workspace_is_told(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")  # a permission would not stop root
+    monkeypatch.setenv("ATELIER_WORKSPACE", str(blocker / "workspace"))
+    load_settings.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", CNN, "--data", str(digits_folder)])
+    assert ended.value.code == 2
+    assert str(blocker) in capfd.readouterr().err
+
+
+def test_wrong_s3_credentials_are_told(
+    s3_workspace: str, digits_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_WORKSPACE", "s3://no-such-bucket-here/workspace")
+    load_settings.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", CNN, "--data", str(digits_folder)])
+    assert ended.value.code == 2
+    assert "no-such-bucket-here" in capfd.readouterr().err
+
+
+def test_broken_pictures_below_the_share_are_set_aside_and_listed(
+    shared_services: Path, digits_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    data = pictures(tmp_path, digits_folder, {"1": 40, "2": 40})
+    (data / "1" / "text.png").write_text("this is a text")
+    (data / "2" / "empty.png").write_bytes(b"")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", CNN, "--data", str(data), "--json", *[word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0, err
+    assert json.loads(out)["version"] == 1
+    (listed,) = shared_services.glob("validations/*/quarantined.json")
+    assert {"1/text.png", "2/empty.png"} == {entry["id"] for entry in json.loads(listed.read_text())}
+
+
+@pytest.mark.parametrize("part", ["package/model.onnx", "trained"])
+def test_a_damaged_file_is_named(
+    part: str, shared_services: Path, few_digits: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quick = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+    with pytest.raises(SystemExit):
+        main(["run", CNN, "--data", str(few_digits), "--json", *quick])
+    if part == "trained":
+        (file,) = shared_services.glob("runs/*/trained/*.safetensors")
+        shutil.rmtree(next(shared_services.glob("runs/*/package")))
+    else:
+        (file,) = shared_services.glob(f"runs/*/{part}")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", CNN, "--data", str(few_digits), "--name", "other", "--json", *quick])
+    err = capfd.readouterr().err
+    assert ended.value.code == 2, err
+    assert file.name in err
+    assert "Traceback" not in err

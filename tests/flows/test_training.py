@@ -1,0 +1,86 @@
+"""Whole runs, with the real parts: Prefect's API, a Dask cluster of processes, Horovod ranks, Great Expectations, MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs import QUICK
+
+from flows import pipeline
+from infra.context import StageContext
+from infra.registry import Registry
+
+STAGES = ["import", "validate", "train", "evaluate", "package", "register", "report"]
+
+
+def states(result: Any) -> dict[str, str]:
+    return {stage.name: stage.state for stage in result.stages}
+
+
+def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached(shared_services: Path, few_digits: Path) -> None:
+    call = {"algorithm": "image-classification/small-cnn", "data": str(few_digits), "workers": 2, "options": QUICK}
+    first = pipeline(**call)
+
+    assert [stage.name for stage in first.stages] == STAGES
+    assert set(states(first).values()) == {"completed"}
+    assert (first.model, first.version, first.aliases) == ("few-digits", 1, ["champion"])
+    assert first.metrics["accuracy"] >= 0.8
+    assert first.metrics["accuracy"] == pytest.approx(first.baseline_metrics["accuracy"], abs=1e-9)
+    assert first.dataset[:12] in Path(first.run_card).read_text()
+    described = json.loads((Path(first.package) / "package.json").read_text())
+    assert described["lineage"]["dataset"] == first.dataset
+
+    second = pipeline(**call)
+    assert set(states(second).values()) == {"cached"}
+    assert (second.version, second.metrics) == (1, first.metrics)
+
+
+def test_a_table_run_goes_through_the_same_flow(shared_services: Path, wine_table: Path) -> None:
+    result = pipeline(algorithm="tabular-classification/lightgbm", data=str(wine_table), options={"target": "kind"})
+
+    assert result.metrics["accuracy"] >= 0.85
+    assert set(result.metrics["classes"]) == {"barbera", "barolo", "grignolino"}
+    with StageContext.open() as context:
+        (version,) = Registry(context.settings, context.store).versions("wine")
+    assert version.version == 1
+    assert list(version.aliases) == ["champion"]
+
+
+def test_a_cached_result_whose_files_are_gone_is_made_again(shared_services: Path, wine_table: Path) -> None:
+    call = {"algorithm": "tabular-classification/linear", "data": str(wine_table), "options": {"target": "kind"}}
+    first = pipeline(**call)
+    shutil.rmtree(Path(first.package))
+
+    second = pipeline(**call)
+    assert states(second)["package"] == "completed"
+    assert states(second)["train"] == "cached"
+    assert Path(second.package).is_dir()
+
+
+def test_a_worse_model_stays_challenger(shared_services: Path, few_digits: Path) -> None:
+    good = pipeline(algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options=QUICK)
+    worse = pipeline(algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options={**QUICK, "epochs": 1, "learning_rate": 1e-6})
+
+    assert good.aliases == ["champion"]
+    assert worse.version == 2
+    assert worse.aliases == ["challenger"]
+
+
+def test_a_preset_is_a_flow_whose_parameters_are_its_options(shared_services: Path, wine_table: Path) -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows import preset
+
+    flow = preset("tabular-classification/linear")
+    schema = parameter_schema(flow).model_dump()
+    assert flow.name == "tabular-classification:linear"
+    assert {"data", "target", "seed"} <= set(schema["properties"])
+    assert set(schema["required"]) == {"data", "target"}
+    assert schema["properties"]["seed"]["description"]
+
+    result = flow(data=str(wine_table), target="kind", name="by-preset")
+    assert result.model == "by-preset"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +59,7 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     text = json.dumps({**description, "files": files}, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     partial = folder / f"{DESCRIPTION_FILE}.partial"
     partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, folder / DESCRIPTION_FILE)
+    partial.replace(folder / DESCRIPTION_FILE)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

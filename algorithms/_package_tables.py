@@ -77,12 +77,14 @@ def convert_value(value: Any, kind: str, is_date: bool = False) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip()):
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if kind == "string" and not is_date:
+        return value if isinstance(value, str) else str(value)
+    if isinstance(value, str) and not value.strip():
         return None
     if is_date:
         return _days(value)
-    if kind == "string":
-        return value if isinstance(value, str) else str(value)
     if kind == "boolean":
         word = str(value).strip().lower()
         if word in _TRUE or word in _FALSE:

@@ -1,0 +1,271 @@
+"""``atelier models``: what is in the registry, what is live and why, and moving it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from infra.promotion import LogEvent
+    from infra.registry import ModelVersion, Registry
+
+_LISTED = ("name", "version", "aliases", "algorithm", "metrics", "created")
+_MAIN_METRICS = ("accuracy", "f1_macro", "auc", "rmse", "mae", "r2")
+_as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_reason_option = click.option("--reason", default="", help="Why; it goes into the log.")
+
+
+def _registry() -> Registry:
+    from infra.registry import Registry
+    from infra.settings import load_settings
+    from infra.store import open_store
+
+    settings = load_settings()
+    return Registry(settings, open_store(settings.workspace_uri))
+
+
+def _say(value: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        show()
+
+
+def _listed(versions: list[ModelVersion]) -> list[dict[str, Any]]:
+    return [version.model_dump(include=set(_LISTED)) for version in versions]
+
+
+@click.group()
+def models() -> None:
+    """List, show, compare, promote and move models.
+
+    A model is named NAME (its champion, or else its latest version), NAME@ALIAS or NAME/VERSION.
+    """
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@_as_json_option
+def list_models(name: str | None, as_json: bool) -> None:
+    """Every version, or those of NAME."""
+    versions = _registry().versions(name)
+    _say(_listed(versions), as_json, lambda: _print_versions(versions, "There are no models yet. `atelier run` makes one."))
+
+
+@models.command()
+@click.option("--name", help="Part of the name, or a pattern with * and ?.")
+@click.option("--tag", metavar="KEY[=VALUE]", help="A tag that is set, or has this value.")
+@click.option("--metric", metavar="EXPRESSION", help="Comparisons such as accuracy>=0.9, several separated by commas.")
+@click.option("--since", metavar="DATE", help="Made then or later (ISO 8601, UTC).")
+@click.option("--until", metavar="DATE", help="Made then or earlier; a date means the end of that day.")
+@_as_json_option
+def search(name: str | None, tag: str | None, metric: str | None, since: str | None, until: str | None, as_json: bool) -> None:
+    """Versions that satisfy every condition."""
+    versions = _registry().search(name=name, tag=tag, metric=metric, since=since, until=until)
+    _say(_listed(versions), as_json, lambda: _print_versions(versions, "No version satisfies these conditions."))
+
+
+@models.command()
+@click.argument("model")
+@_as_json_option
+def show(model: str, as_json: bool) -> None:
+    """Everything about one version: metrics, inputs, labels, data, package."""
+    registry = _registry()
+    version = registry.get(model)
+    folder = registry.package_folder(version)
+    description = _description(folder)
+    document = {**version.model_dump(), "package_folder": str(folder), "description": description}
+    _say(document, as_json, lambda: _print_version(version, folder, description))
+
+
+@models.command()
+@click.argument("first")
+@click.argument("second")
+@_as_json_option
+def compare(first: str, second: str, as_json: bool) -> None:
+    """The metrics of two versions side by side."""
+    registry = _registry()
+    pair = [registry.get(first), registry.get(second)]
+    names = sorted(pair[0].metrics.keys() | pair[1].metrics.keys())
+    rows = [{"metric": name, "first": pair[0].metrics.get(name), "second": pair[1].metrics.get(name)} for name in names]
+    same = pair[0].dataset == pair[1].dataset
+    document = {"first": _listed(pair)[0], "second": _listed(pair)[1], "same_test_split": same, "metrics": rows}
+    _say(document, as_json, lambda: _print_comparison(pair, rows, same))
+
+
+@models.command()
+@click.argument("model")
+@click.option("--alias", default="champion", show_default=True, help="The alias that shall point at the version.")
+@_reason_option
+@_as_json_option
+def promote(model: str, alias: str, reason: str, as_json: bool) -> None:
+    """Make a version champion (or let another alias point at it). NAME alone means its challenger."""
+    registry = _registry()
+    ref = model if any(sign in model for sign in "@/") else f"{model}@challenger"
+    version = registry.get(ref)
+    version = registry.promote(version.name, version.version, alias, reason=reason)
+    _say(_listed([version])[0], as_json, lambda: click.echo(f"{version.ref} is {alias}."))
+
+
+@models.command()
+@click.argument("name")
+@_reason_option
+@_as_json_option
+def rollback(name: str, reason: str, as_json: bool) -> None:
+    """Make the champion before the present one champion again."""
+    version = _registry().rollback(name, reason=reason)
+    _say(_listed([version])[0], as_json, lambda: click.echo(f"{version.ref} is champion again."))
+
+
+@models.command("export")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_as_json_option
+def export_model(model: str, file: Path, as_json: bool) -> None:
+    """Write a version with its package into a zip FILE."""
+    registry = _registry()
+    version = registry.get(model)
+    registry.export(version.ref, file)
+    document = {"model": version.name, "version": version.version, "file": str(file.resolve()), "size": file.stat().st_size}
+    _say(document, as_json, lambda: click.echo(f"{version.ref} is in {file} ({file.stat().st_size / 1e6:.1f} MB)."))
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Register it under this name instead of its own.")
+@_as_json_option
+def import_model(file: Path, name: str | None, as_json: bool) -> None:
+    """Register what `export` wrote; it gets no alias."""
+    version = _registry().import_(file, name=name)
+    hint = f"`atelier models promote {version.ref}` makes it champion."
+    _say(_listed([version])[0], as_json, lambda: click.echo(f"Imported as {version.ref}. {hint}"))
+
+
+@models.command()
+@click.argument("model")
+@click.option("--force", is_flag=True, help="Even if it is the champion.")
+@_reason_option
+@_as_json_option
+def delete(model: str, force: bool, reason: str, as_json: bool) -> None:
+    """Remove a version (NAME/VERSION) and its package; the log keeps that it was there."""
+    from infra.errors import InvalidOptionError
+
+    if "/" not in model:
+        raise InvalidOptionError("delete", [f"{model!r}: say which version, as NAME/VERSION"], f"`atelier models list {model}` shows them.")
+    registry = _registry()
+    version = registry.get(model)
+    registry.delete(version.name, version.version, force=force, reason=reason)
+    _say({"deleted": version.ref}, as_json, lambda: click.echo(f"{version.ref} is deleted."))
+
+
+@models.command()
+@click.argument("name")
+@click.option("--at", "moment", metavar="TIME", help="Only: which version was champion then (ISO 8601, UTC).")
+@_as_json_option
+def history(name: str, moment: str | None, as_json: bool) -> None:
+    """The log of a model: which version was live when, and why."""
+    from infra.errors import InvalidOptionError
+
+    registry = _registry()
+    if moment is None:
+        events = registry.history(name)
+        documents = [event.model_dump(exclude={"record"}) for event in events]
+        _say(documents, as_json, lambda: _print_history(events))
+        return
+    try:
+        when = datetime.fromisoformat(moment)
+    except ValueError:
+        raise InvalidOptionError("history", [f"--at {moment!r}: expected ISO 8601, such as 2026-11-20T16:30"]) from None
+    version = registry.live_at(name, when)
+    told = f"{name}/{version} was champion." if version is not None else f"{name} had no champion."
+    _say({"name": name, "at": moment, "version": version}, as_json, lambda: click.echo(told))
+
+
+# How it looks on a terminal
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / "package.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _when(text: str) -> str:
+    return text[:16].replace("T", " ")
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, style="bold" if index == 0 else None, overflow="fold")
+    return table
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(table)
+
+
+def _main_metrics(version: ModelVersion) -> str:
+    main = [f"{name} {version.metrics[name]:.4g}" for name in _MAIN_METRICS if name in version.metrics][:2]
+    return ", ".join(main)
+
+
+def _print_versions(versions: list[ModelVersion], otherwise: str) -> None:
+    if not versions:
+        click.echo(otherwise)
+        return
+    table = _table("model", "alias", "algorithm", "metrics", "created (UTC)")
+    for version in versions:
+        table.add_row(version.ref, ", ".join(version.aliases), version.algorithm, _main_metrics(version), _when(version.created))
+    _print_table(table)
+
+
+def _print_version(version: ModelVersion, folder: Path, description: dict[str, Any]) -> None:
+    table = _table("", "")
+    rows = {
+        "model": f"{version.ref}  {' '.join(f'@{alias}' for alias in version.aliases)}".rstrip(),
+        "algorithm": version.algorithm,
+        "data": version.dataset,
+        "created": f"{_when(version.created)} UTC",
+        "labels": ", ".join(description.get("labels", [])[:40]),
+        "inputs": ", ".join(description.get("inputs", {}).get("properties", {})),
+        "preprocessing": str(description.get("preprocessing", {}).get("summary", "")),
+        "tags": ", ".join(f"{key}={value}" for key, value in version.tags.items()),
+        "package": str(folder),
+        "run card": version.run_card,
+        "MLflow run": version.run_id,
+        **{name: f"{value:.6g}" for name, value in version.metrics.items()},
+    }
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, value)
+    _print_table(table)
+
+
+def _print_comparison(pair: list[ModelVersion], rows: list[dict[str, Any]], same: bool) -> None:
+    table = _table("metric", pair[0].ref, pair[1].ref, "difference")
+    table.add_row("algorithm", pair[0].algorithm, pair[1].algorithm, "")
+    table.add_row("created", _when(pair[0].created), _when(pair[1].created), "")
+    for row in rows:
+        first, second = row["first"], row["second"]
+        difference = f"{second - first:+.4g}" if first is not None and second is not None else ""
+        table.add_row(row["metric"], *("" if value is None else f"{value:.6g}" for value in (first, second)), difference)
+    _print_table(table)
+    if not same:
+        click.echo("\nThey were measured on different data, so the figures do not compare directly.")
+
+
+def _print_history(events: list[LogEvent]) -> None:
+    table = _table("when (UTC)", "what", "who", "why")
+    for event in events:
+        moved = f"{event.alias}: {event.before or 'none'} -> {event.after or 'none'}" if event.alias else f"{event.name}/{event.version}"
+        table.add_row(event.at[:19].replace("T", " "), f"{event.operation} {moved}", event.who, event.reason)
+    _print_table(table)

@@ -8,6 +8,7 @@ imports, so that they overlap with the driver's own.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 
@@ -20,6 +21,8 @@ async def serve(name: str, address_fd: int) -> None:
     if not address:  # the driver gave up
         return
     async with Worker(address, name=name, nthreads=1, host="127.0.0.1", resources={"slot": 1}, memory_limit=0, dashboard=False) as worker:
+        # What the first launch needs, while the driver is still busy with other things.
+        await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "infra._rank_task")
         await worker.finished()
 
 

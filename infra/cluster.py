@@ -81,7 +81,9 @@ def _start_local(settings: Settings, stack: ExitStack) -> Client:
     workers.start()  # before the imports below, which take as long as theirs
     from distributed import Client, LocalCluster
 
-    scheduler = LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL)
+    # Without a dashboard the scheduler still opens its HTTP port, and that is 8787 unless it is told otherwise: two clusters would clash.
+    no_dashboard = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = LocalCluster(n_workers=0, host="127.0.0.1", silence_logs=logging.CRITICAL, scheduler_kwargs=no_dashboard)
     stack.enter_context(scheduler)
     client = stack.enter_context(Client(scheduler.scheduler_address, set_as_default=False))
     stack.callback(workers.close)  # first of all: closing the scheduler would wait for running tasks

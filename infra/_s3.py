@@ -14,6 +14,7 @@ import random
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,8 +32,10 @@ from infra._files import check_key, published_file
 from infra.errors import ArtifactNotFoundError, AtelierError, StoreAccessError, StoreUnavailableError
 
 PART_BYTES = 16 << 20
-TRIES = 7  # waits of 0.1 to 6.4 s between them, about 12 s in all
+TRIES = 7
+FIRST_WAIT_S = 0.1  # then twice as long each time: about 10 s in all
 _PARALLEL = 4
+_CREATOR = "atelier-creator"  # metadata of an object that was made by ``create``
 _LISTED = 1000  # keys in a page, the most that S3 gives and takes
 _log = logging.getLogger("atelier.store")
 
@@ -141,7 +144,7 @@ class S3Store:
                 if attempt == TRIES - 1:
                     raise StoreUnavailableError(self._uri, why) from error
                 _log.debug("%s: try %d of %d failed: %s", self._uri, attempt + 1, TRIES, why)
-                time.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.0))
+                time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
         raise AssertionError("the last try returns or raises")
 
     def read_bytes(self, key: str) -> bytes:
@@ -165,18 +168,14 @@ class S3Store:
         self._call("put_object", key, Key=self._key(key), Body=data)
 
     def create(self, key: str, data: bytes) -> bool:
-        faults = 0
-
-        def put(attempt: int) -> dict[str, Any]:
-            nonlocal faults
-            faults = attempt
-            return _request("put_object", Bucket=self._bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
-
-        answer = self._retry(put, key, ("exists",))
+        name, mine = self._key(key), uuid.uuid4().hex
+        metadata = {_CREATOR: mine}
+        answer = self._call("put_object", key, ("exists",), Key=name, Body=data, IfNoneMatch="*", Metadata=metadata)
         if answer != "exists":
             return True
-        # After a fault the object may be our own: it was put, but the answer did not arrive.
-        return faults > 0 and self.read_bytes(key) == data
+        # It may be our own: put by a try whose answer was lost. (The HTTP client repeats a PUT by itself, so that faults need not show here.)
+        there = self._call("head_object", key, ("missing",), Key=name)
+        return isinstance(there, dict) and there.get("Metadata", {}).get(_CREATOR) == mine
 
     def put_file(self, path: Path, key: str) -> None:
         size = path.stat().st_size
@@ -185,7 +184,7 @@ class S3Store:
         name = self._key(key)
         begun = self._call("create_multipart_upload", key, Key=name)
         assert isinstance(begun, dict)
-        upload = {"Key": name, "UploadId": begun["UploadId"]}
+        upload: dict[str, Any] = {"Key": name, "UploadId": begun["UploadId"]}
         part_bytes = max(PART_BYTES, -(-size // 9_000))  # S3 allows 10,000 parts
         try:
             with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -199,7 +198,7 @@ class S3Store:
                 self._call("abort_multipart_upload", key, ("missing",), **upload)
             raise
 
-    def _put_part(self, path: Path, key: str, upload: dict[str, str], part_bytes: int, index: int) -> dict[str, Any]:
+    def _put_part(self, path: Path, key: str, upload: dict[str, Any], part_bytes: int, index: int) -> dict[str, Any]:
         with path.open("rb") as file:
             file.seek(index * part_bytes)
             data = file.read(part_bytes)

@@ -52,6 +52,8 @@ class EstimatorEngine:
 
     def train(self, config: Any, data: Dataset, run: Run) -> None:
         """Fit columns and model; leaves ``columns.json``, the model's file and ``history.json``."""
+        from threadpoolctl import threadpool_limits
+
         from algorithms.tables.family import Learning
         from algorithms.tables.fitting import fit_table
         from algorithms.tables.judging import write_json
@@ -77,7 +79,8 @@ class EstimatorEngine:
             num_classes=len(target.classes),
             threads=run.spec.threads,
         )
-        model = family.fit(config, learning, progress)
+        with threadpool_limits(run.spec.threads):
+            model = family.fit(config, learning, progress)
         family.save(model, run.output_dir)
         write_json(run.output_dir / FITTED_FILE, {"plan": plan.model_dump(mode="json"), "target": target.model_dump(mode="json")})
         facts = {"num_parameters": family.size(model), "num_features": plan.num_features, "world_size": 1, "precision": "fp32"}

@@ -16,17 +16,21 @@ from algorithms.tables.family import Family, Learning
 from algorithms.tables.graph import GraphBuilder, Head, binary_scores, linear, softmax
 from algorithms.tables.progress import Progress
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 DEFAULT_STRENGTH = 1.0
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """``x @ weights + bias``: margins of all classes, of the second of two, or the value. weights float64 [F, T], bias float64 [T]."""
+    """``x @ weights + bias``: margins of all classes, of the second of two, or the value. weights float64 [F, T], bias float64 [T].
+
+    ``spread`` float64 [F] is the standard deviation of the features in training, by which importance is made comparable.
+    """
 
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
     num_classes: int
+    spread: NDArray[np.float64]
 
 
 def fit(config: LinearConfig, learning: Learning, progress: Progress) -> LinearModel:
@@ -61,9 +65,9 @@ def _fit_classes(config: LinearConfig, learning: Learning, strength: float) -> L
         random_state=config.seed,
     )
     estimator.fit(learning.train.astype(np.float64), learning.train_labels, sample_weight=learning.weights)
-    known = estimator.classes_
+    known, spread = estimator.classes_, learning.train.std(axis=0, dtype=np.float64)
     if learning.num_classes == 2:
-        return LinearModel(estimator.coef_.T, estimator.intercept_, 2)
+        return LinearModel(estimator.coef_.T, estimator.intercept_, 2, spread)
     # A class without a training row gets a margin that never wins.
     num_features = learning.train.shape[1]
     weights, bias = np.zeros((num_features, learning.num_classes)), np.full(learning.num_classes, -50.0)
@@ -71,7 +75,7 @@ def _fit_classes(config: LinearConfig, learning: Learning, strength: float) -> L
     if len(known) == 2:
         coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     weights[:, known], bias[known] = coefficients.T, intercepts
-    return LinearModel(weights, bias, learning.num_classes)
+    return LinearModel(weights, bias, learning.num_classes, spread)
 
 
 def _fit_numbers(config: LinearConfig, learning: Learning, strength: float) -> LinearModel:
@@ -84,7 +88,8 @@ def _fit_numbers(config: LinearConfig, learning: Learning, strength: float) -> L
         alpha = strength / len(learning.train)
         estimator = ElasticNet(alpha=alpha, l1_ratio=config.l1_ratio, max_iter=config.max_iterations, random_state=config.seed)
     estimator.fit(learning.train.astype(np.float64), learning.train_labels)
-    return LinearModel(np.asarray(estimator.coef_, np.float64).reshape(-1, 1), np.asarray(estimator.intercept_, np.float64).reshape(1), 0)
+    weights, bias = np.asarray(estimator.coef_, np.float64).reshape(-1, 1), np.asarray(estimator.intercept_, np.float64).reshape(1)
+    return LinearModel(weights, bias, 0, learning.train.std(axis=0, dtype=np.float64))
 
 
 def _losses(model: LinearModel, learning: Learning) -> dict[str, float]:
@@ -118,16 +123,16 @@ def scores_of_margins(margins: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def save(model: LinearModel, folder: Path) -> None:
-    np.savez(folder / "model.npz", weights=model.weights, bias=model.bias, num_classes=np.int64(model.num_classes))
+    np.savez(folder / "model.npz", weights=model.weights, bias=model.bias, num_classes=np.int64(model.num_classes), spread=model.spread)
 
 
 def load(folder: Path, threads: int) -> LinearModel:
     with np.load(folder / "model.npz", allow_pickle=False) as arrays:
-        return LinearModel(arrays["weights"], arrays["bias"], int(arrays["num_classes"]))
+        return LinearModel(arrays["weights"], arrays["bias"], int(arrays["num_classes"]), arrays["spread"])
 
 
 def importance(model: LinearModel, num_features: int) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.abs(model.weights).mean(axis=1)
+    found: NDArray[np.float64] = np.abs(model.weights).mean(axis=1) * model.spread
     return found
 
 

@@ -38,7 +38,7 @@ class Progress:
     best_loss: float = float("inf")
     last_fall: int = 0
     fallen_to: float = float("inf")
-    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    checkpoint_every_s: float = field(default_factory=lambda: CHECKPOINT_EVERY_S)
     _begin: float = field(default_factory=time.monotonic)
     _reported: float = float("-inf")
     _saved: float = field(default_factory=time.monotonic)

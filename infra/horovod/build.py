@@ -207,7 +207,8 @@ def build_environment(plan: Plan, scratch: Path, environment: Mapping[str, str])
         }
         values["PATH"] = f"{plan.toolkit.home / 'bin'}{os.pathsep}{values['PATH']}"
         # torch's headers include cuBLAS, cuSPARSE and cuSOLVER, which a toolkit may lack and torch's own wheels bring.
-        values["CPATH"] = os.pathsep.join(filter(None, [values.get("CPATH", ""), *map(str, plan.toolkit.more_includes)]))
+        after_the_toolkits = [values.get("CPLUS_INCLUDE_PATH", ""), *map(str, plan.toolkit.more_includes)]
+        values["CPLUS_INCLUDE_PATH"] = os.pathsep.join(filter(None, after_the_toolkits))
     return values
 
 

@@ -60,7 +60,7 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
     arguments: dict[str, Any] = {key: config.momentum if value is None else value for key, value in fixed.items()}
     if "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True  # one kernel for all weights: small networks are bound by the calls otherwise
-    return kind(groups, lr=config.learning_rate, **arguments)
+    return kind(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
 
 
 def penalised(model: nn.Module) -> list[nn.Parameter]:

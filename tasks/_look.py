@@ -106,7 +106,8 @@ def each_row_group(context: StageContext, dataset: Dataset, task: Callable[..., 
             context.report({"kind": "progress", "phase": "validate", "step": step, "steps": steps, "samples_per_s": rate})
             yield result
     finally:
-        client.cancel([future for _, future in running])
+        if running:
+            client.cancel([future for _, future in running])
 
 
 def look_at_pictures(dataset: Dataset, expectations: Sequence[Expectation], context: StageContext, loading: Future[Any]) -> Look:

@@ -78,13 +78,14 @@ def validate(
     dataset = open_dataset(context.store, data, context.settings.cache_path)
     target, regression = _target(chosen, config, dataset)
     expectations = chosen.engine.expectations(config, dataset.card)
-    policy = {"on_invalid": on_invalid, "max_invalid_share": max_invalid_share, "suite": suite, "target": target}
+    used = _used(config, dataset)
+    policy = {"on_invalid": on_invalid, "max_invalid_share": max_invalid_share, "suite": suite, "target": target, "used": sorted(used)}
     rules = [[rule.type, dict(rule.kwargs), rule.severity, rule.per_sample, rule.reason, rule.table] for rule in expectations]
     key = f"validations/{content_key({'version': VERSION, 'dataset': data.digest, 'expectations': rules, **policy})}"
     report = find(context.store, key)
     answer = None if report is None else json.loads(read_file(context.store, report, REPORT))
     if report is None or answer is None or not _is_there(context, answer):
-        gate = _Gate(dataset, expectations, suite, target, regression, _used(config, dataset), on_invalid, max_invalid_share)
+        gate = _Gate(dataset, expectations, suite, target, regression, used, on_invalid, max_invalid_share)
         answer = _examine(gate, key, context)
         report = find(context.store, key)
         assert report is not None

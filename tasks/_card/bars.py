@@ -10,7 +10,7 @@ from tasks._card import svg
 from tasks._card.model import StageRow
 from tasks._card.words import duration, plural
 
-_WIDTH = 640.0
+_WIDTH = 560.0
 MOST_ROWS = 30  # beyond, classes become thin columns
 
 
@@ -85,15 +85,15 @@ def split_bar(name: str, num_rows: Mapping[str, int]) -> Markup:
     total = sum(num_rows.values())
     if not total:
         return Markup("")
-    body, x = [], 0.0
+    body, at, x = [], 0.0, 0.0
     for i, (split, found) in enumerate(num_rows.items()):
-        width = _WIDTH * found / total
-        body += [svg.rect(x, 22, width - 1, 16, f"split{i}", tip=f"{split}: {found:,}")]
         words = f"{split} {found:,} ({found / total:.0%})"
-        body.append(svg.text(min(x, _WIDTH - svg.text_width(words)), 12, words, "tick"))
-        x += max(width, svg.text_width(words) + 14 if i < len(num_rows) - 1 else width)
+        body += [svg.rect(x, 2, 11, 11, f"split{i}"), svg.text(x + 17, 12, words, "tick")]
+        x += 17 + svg.text_width(words) + 22
+        body.append(svg.rect(at, 26, _WIDTH * found / total - 1, 16, f"split{i}", tip=f"{split}: {found:,}"))
+        at += _WIDTH * found / total
     desc = "; ".join(f"{split} {found:,}" for split, found in num_rows.items())
-    return svg.svg(name, "Rows of each split", desc, _WIDTH, 42, body)
+    return svg.svg(name, "Rows of each split", desc, _WIDTH, 46, body)
 
 
 def stage_waterfall(name: str, stages: Sequence[StageRow]) -> Markup:
@@ -141,4 +141,4 @@ def cell_bar(name: str, value: float, what: str) -> Markup:
     """A bar of a share (0 to 1) for a table's cell."""
     width = 90.0
     body = [svg.rect(0, 3, width, 6, "track", round_=1), svg.rect(0, 3, width * min(max(value, 0.0), 1.0), 6, "bar", round_=1)]
-    return svg.svg(name, what, f"{value:.1%} of the way", width, 12, body, "cell")
+    return svg.svg(name, what, f"{value:.1%}", width, 12, body, "cell")

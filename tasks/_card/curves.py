@@ -129,7 +129,9 @@ def residuals(name: str, points: Sequence[tuple[float, float]]) -> Markup:
         return Markup("")
     errors = [p - t for t, p in points]
     reach = max(abs(e) for e in errors) * 1.05 or 1.0
-    frame = _frame(_padded([p for _, p in points], 0.04), (-reach, reach), "predicted", "Residual, over predicted", right=76)
+    frame = _frame(
+        _padded([p for _, p in points], 0.04), (-reach, reach), "predicted", "Residual (predicted − true), over predicted", right=76
+    )
     body = [*frame.body, svg.line(_LEFT, frame.y(0), frame.right, frame.y(0), "ideal")]
     body += [svg.dot(frame.x(p), frame.y(e), 2.6, "cloud") for (_, p), e in zip(points, errors, strict=True)]
     desc = (
@@ -148,7 +150,7 @@ def residual_histogram(name: str, points: Sequence[tuple[float, float]]) -> Mark
     counts = [0] * num_bins
     for error in errors:
         counts[min(int((error + reach) / (2 * reach) * num_bins), num_bins - 1)] += 1
-    frame = _frame((-reach, reach), (0, max(counts) * 1.08), "predicted − true", "Samples, by residual", right=100)
+    frame = _frame((-reach, reach), (0, max(counts) * 1.08), "residual", "Samples, by residual", right=76)
     body = list(frame.body)
     width = 2 * reach / num_bins
     for i, found in enumerate(counts):

@@ -6,6 +6,7 @@ fit its classes or a picture that is no data URI is refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -103,7 +104,7 @@ class Option(_Part):
 class TrainingPart(_Part):
     """``epochs`` as in ``history.json``: every entry has ``epoch``, any other number may be absent."""
 
-    epochs: list[dict[str, float | None]] = []
+    epochs: Sequence[Mapping[str, float | None]] = []
     best_epoch: int | None = None
     metric: str = ""
     num_parameters: int | None = None

@@ -15,7 +15,6 @@ from tasks._card.svg import number
 from tasks._card.usage import usage_code
 
 MOST_CLASS_ROWS = 24
-_SHARES = {"accuracy", "balanced_accuracy"}  # shares of counted samples, for which an interval can be told
 
 
 @lru_cache(maxsize=1)
@@ -30,6 +29,7 @@ def _environment() -> Environment:
         short=words.short,
         metric_name=words.metric_name,
         moment=words.moment,
+        figure=words.figure,
         value=_value,
     )
     environment.globals.update(plural=words.plural, cell_bar=bars.cell_bar, findings=findings)
@@ -82,7 +82,7 @@ def _plain(text: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else number(value)
+    return "–" if value is None else words.figure(value)
 
 
 def _value(value: Any) -> str:
@@ -96,7 +96,7 @@ def _headline(data: CardData) -> dict[str, Any]:
     package, baseline = evaluation.package.get(data.metric), evaluation.baseline.get(data.metric)
     main = package if package is not None else baseline
     n = evaluation.num_samples
-    interval = words.wilson(main, n) if main is not None and n and data.metric in _SHARES - {"balanced_accuracy"} else None
+    interval = words.wilson(main, n) if main is not None and n and data.metric == "accuracy" else None
     difference = package - baseline if package is not None and baseline is not None else None
     return {
         "value": main,
@@ -106,7 +106,6 @@ def _headline(data: CardData) -> dict[str, Any]:
         "package": package,
         "baseline": baseline,
         "difference": difference,
-        "better": difference is not None and abs(difference) > 5e-5 and (difference > 0) == data.higher_is_better,
     }
 
 

@@ -19,10 +19,16 @@ def number(value: float, digits: int = 4) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     size = math.floor(math.log10(abs(value)))
-    if size < -4 or size >= 9:
-        return f"{value:.{max(digits - 2, 1)}e}".replace("e-0", "e-").replace("e+0", "e+")
+    if size < -3 or size >= 9:
+        return _power(value, max(digits - 2, 1))
     text = f"{value:,.{max(digits - 1 - size, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _power(value: float, decimals: int) -> str:
+    """``2.5e-4``"""
+    mantissa, exponent = f"{value:.{decimals}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def clip(text: str, length: int) -> str:

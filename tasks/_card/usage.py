@@ -20,17 +20,18 @@ def usage_code(package: PackagePart, classes: Sequence[str]) -> str:
             "from PIL import Image",
             'session = ort.InferenceSession("model.onnx")',
             'picture = np.asarray(Image.open("picture.png").convert("RGB"))[None]',
-            f"result = session.run([{output!r}], {{{first.name!r}: picture}})[0][0]",
+            f"result = session.run([{json.dumps(output)}], {{{json.dumps(first.name)}: picture}})[0][0]",
         ]
     else:
         row = "{" + ", ".join(f"{json.dumps(port.name)}: {_example(port)}" for port in package.inputs[:3])
         row += ", ...}  # one value for each input" if len(package.inputs) > 3 else "}"
+        number = "np.int64 if isinstance(v, int) else np.float32" if any("int" in port.type for port in package.inputs) else "np.float32"
         lines = [
             "import json, numpy as np, onnxruntime as ort",
             'session = ort.InferenceSession("model.onnx")',
             f"row = {row}",
-            "as_array = lambda v: np.array([[v]], object if isinstance(v, str) else np.int64 if isinstance(v, int) else np.float32)",
-            f"result = session.run([{output!r}], {{name: as_array(value) for name, value in row.items()}})[0][0]",
+            f"feeds = {{name: np.array([[v]], object if isinstance(v, str) else {number}) for name, v in row.items()}}",
+            f"result = session.run([{json.dumps(output)}], feeds)[0][0]",
         ]
     last = 'print(json.load(open("package.json"))["labels"][result.argmax()], result.max())' if classes else "print(result)"
     return "\n".join([*lines, last])

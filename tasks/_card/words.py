@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
+from tasks._card.svg import number
+
 
 def plural(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -65,10 +67,17 @@ METRIC_NAMES = {
     "log_loss": "Log loss",
     "rmse": "Root mean squared error",
     "mae": "Mean absolute error",
+    "median_absolute_error": "Median absolute error",
+    "max_error": "Largest error",
     "r2": "R² (share of variance explained)",
 }
 
 
+def figure(value: float) -> str:
+    """A metric: four decimals below 10, four significant digits above, so that a column of them can be compared."""
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10 else number(value)
+
+
 def metric_name(key: str) -> str:
     """A metric's name for people."""
-    return METRIC_NAMES.get(key, key.replace("_", " "))
+    return METRIC_NAMES.get(key) or key[:1].upper() + key[1:].replace("_", " ")

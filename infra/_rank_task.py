@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +31,7 @@ POLL_S = 0.1
 RELAY_S = 0.05  # events are sent in batches, so that a chatty rank does not flood the scheduler
 MAX_BATCH_BYTES = 2**18
 TAIL_BYTES, TAIL_LINES = 2**15, 100
+TASK_VARIABLE = "ATELIER_RANK_TASK"
 # What a worker may have in its environment and a rank must not take from there.
 FOREIGN = {*THREAD_VARIABLES, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ATELIER_STORE_FD"}
 
@@ -161,9 +161,15 @@ def _last_words(log: Path) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def _environment(order: dict[str, Any], events_fd: int, store_fd: int | None) -> dict[str, str]:
+def _environment(order: dict[str, Any], key: str, events_fd: int, store_fd: int | None) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("HOROVOD_")}
-    own = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "ATELIER_EVENTS_FD": str(events_fd)}
+    own = {
+        "PYTHONPATH": python_path(),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "ATELIER_EVENTS_FD": str(events_fd),
+        TASK_VARIABLE: key,
+    }
     if store_fd is not None:
         own["ATELIER_STORE_FD"] = str(store_fd)
     return inherited | own | order["env"]
@@ -190,19 +196,24 @@ def _follow(process: subprocess.Popen[bytes], events_fd: int, relay: _Relay, wor
                 process.stdin.close()
             if status_fd not in selector.get_map():  # the supervisor was killed, and the kernel killed the rank
                 break
-    if outcome.status is None and outcome.pid:
-        _kill_group(outcome.pid)
+    if outcome.status is None:
+        _kill_leftovers(key)
     _drain(events_fd, relay)
     relay.read(b"\n")
     relay.send(now=True)
     return outcome
 
 
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # nobody of the group is left
+def _kill_leftovers(key: str) -> None:
+    """Kill what the rank started, known by the task's key in its environment: its supervisor, which does this otherwise, is dead."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(TASK_VARIABLE) == key:
+                process.kill()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
 
 
 def _drain(events_fd: int, relay: _Relay) -> None:
@@ -245,7 +256,7 @@ def _run(order: dict[str, Any], worker: Worker, key: str, relay: _Relay, store_f
         relay.add({"kind": "log", "message": complaint})
     events_fd, write_fd = os.pipe()
     pass_fds = [write_fd, store_fd] if order["needs_store"] else [write_fd]
-    env = _environment(order, write_fd, store_fd if order["needs_store"] else None)
+    env = _environment(order, key, write_fd, store_fd if order["needs_store"] else None)
     command = [sys.executable, "-P", "-m", order["module"], order["argument"]]
     try:
         try:

@@ -7,6 +7,7 @@ tell where they are; then this module decides who is which rank, how they meet, 
 from __future__ import annotations
 
 import json
+import math
 import queue
 import shutil
 import threading
@@ -244,7 +245,7 @@ class _Job:
                 if self.failures:
                     raise choose_failure(self.failures).error
                 if time.monotonic() > told:
-                    told = self.deadline
+                    told = math.inf
                     self.on_event({"kind": "log", "message": f"waiting for free slots: {len(self.ready)} of {self.num_ranks}"})
         finally:
             lock.release()
@@ -299,6 +300,8 @@ class _Job:
     def _handle(self, message: dict[str, Any]) -> None:
         key = message["key"]
         if "ready" in message:
+            if key in self.results:
+                return  # Dask runs it again because the worker that kept its result is lost; `_end` cancels it
             if key in self.ready:  # Dask started the task a second time: the worker of the first is lost
                 self._lose(key)
             else:
@@ -351,10 +354,10 @@ class _Job:
     def _end(self) -> None:
         """Cancel what still runs and wait until the workers say that the ranks are gone."""
         try:
-            pending = [key for key in self.futures if key not in self.results]
-            if pending and self.client.status == "running":
-                self.client.cancel([self.futures[key] for key in pending])
-                self._wait_until_gone({key for key in pending if key in self.ready and key not in self.lost})
+            if self.futures and self.client.status == "running":
+                # Finished ones too: as long as a future is wanted, Dask runs its task again when the worker that keeps the result is lost.
+                self.client.cancel(list(self.futures.values()))
+                self._wait_until_gone({key for key in self.ready if key not in self.results and key not in self.lost})
         finally:
             if self.client.status == "running":
                 self.client.unsubscribe_topic(self.topic)

@@ -188,7 +188,7 @@ def test_a_job_that_is_interrupted_is_gone_within_three_seconds(start: Start) ->
 
 def test_a_killed_supervisor_takes_its_rank_along(start: Start) -> None:
     with pytest.raises(RankFailedError, match="supervisor was killed"):
-        start("sleep", on_event=lambda event: os.kill(event["supervisor"], signal.SIGKILL) if event["rank"] == 1 else None)
+        start("sleep", on_event=lambda event: os.kill(event["supervisor"], signal.SIGKILL) if event.get("rank") == 1 else None)
 
 
 def test_two_jobs_that_need_all_slots_do_not_block_each_other(start: Start) -> None:

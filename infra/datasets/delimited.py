@@ -37,8 +37,10 @@ def to_parquet(path: Path, target: Path, name: str, delimiter: str | None) -> No
     Raises:
         InvalidSourceError: not UTF-8, ragged rows, columns of the same name, no rows.
     """
-    check_utf8(path, name)
+    num_quotes = check_utf8(path, name)
     header, delimiter = _header(path, name, delimiter)
+    if num_quotes % 2:
+        _check_quotes(path, name, delimiter)
     types: dict[str, pa.DataType] = {}
     while True:
         wider = _parse(path, target, name, header, delimiter, types)
@@ -141,14 +143,27 @@ def ragged_lines(path: Path, delimiter: str, num_columns: int) -> list[str]:
     return problems
 
 
-def check_utf8(path: Path, name: str) -> None:
-    """Refuse other encodings, and say where and which.
+def _check_quotes(path: Path, name: str, delimiter: str) -> None:
+    """Refuse a file whose last value is quoted and never ends: pyarrow would take all the rest for that value."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        start = 1
+        try:
+            for _ in reader:
+                start = reader.line_num + 1
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field limit" in str(error):
+                raise InvalidSourceError(name, [f"line {start} opens a double quote that is never closed"]) from None
+
+
+def check_utf8(path: Path, name: str) -> int:
+    """Refuse other encodings, and say where and which; the number of double quotes in the file.
 
     Raises:
         InvalidSourceError
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    line = 1
+    line, num_quotes = 1, 0
     with path.open("rb") as file:
         while True:
             chunk = file.read(_BLOCK)
@@ -161,7 +176,8 @@ def check_utf8(path: Path, name: str) -> None:
                 bad = f"line {line} has the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
                 raise InvalidSourceError(name, [bad], _ENCODING) from None
             if not chunk:
-                return
+                return num_quotes
+            num_quotes += chunk.count(b'"')
             if b"\0" in chunk:
                 line += chunk[: chunk.index(b"\0")].count(b"\n")
                 raise InvalidSourceError(name, [f"line {line} has a NUL byte: this is not a text file in UTF-8"], _ENCODING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,13 +157,12 @@ def _download(source: str, target: Path) -> Path:
 def _without_wrappers(folder: Path) -> Path:
     """Step into folders that hold nothing but one other folder, which is neither a class nor a split: archives often have one."""
     while True:
-        entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
         if len(entries) != 1 or not entries[0].is_dir() or entries[0].name.lower() in SPLIT_FOLDERS:
             return folder
-        inner = Path(entries[0].path)
-        if any(entry.is_file() and is_picture(entry.name) for entry in os.scandir(inner)):
+        if any(is_picture(entry.name) and entry.is_file() for entry in entries[0].iterdir()):
             return folder  # the one folder is a class
-        folder = inner
+        folder = entries[0]
 
 
 def kind_of(local: LocalSource, source: str) -> Kind:

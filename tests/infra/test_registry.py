@@ -394,6 +394,23 @@ def test_a_new_database_takes_the_versions_from_the_log(
     assert fresh.history("digits") == registry.history("digits")
 
 
+def test_another_machine_sees_the_versions_of_a_workspace_on_s3(
+    s3_workspace: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(workspace=s3_workspace, cache_dir=cache)
+    store = open_store(s3_workspace)
+    monkeypatch.setenv("HOME", str(tmp_path / "one"))
+    first = Registry(settings, store)
+    version = add(first, store, tmp_path, "one")
+    first.promote("digits", 1)
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    other = Registry(settings, store)
+    assert other.get("digits") == first.get("digits@champion")
+    assert other.package_folder(version).joinpath("model.onnx").read_text() == "one"
+    assert add(other, store, tmp_path, "two").version == 2
+    assert [event.operation for event in other.history("digits")] == ["register", "promote", "register"]
+
+
 def test_events_are_never_replaced_and_sort_by_time(registry: Registry, store: Store, tmp_path: Path) -> None:
     add(registry, store, tmp_path, "one")
     log = registry._ledger.log

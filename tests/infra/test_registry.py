@@ -258,7 +258,7 @@ def _rewrite(source: Path, target: Path, change: dict[str, bytes], drop: str = "
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             if name != drop:
-                new.writestr(name, change.pop(name, None) or old.read(name))
+                new.writestr(name, change.pop(name) if name in change else old.read(name))
         for name, data in change.items():
             new.writestr(name, data)
     return target

@@ -215,6 +215,8 @@ def _show(console: Console, card: Card, entries: list[NameEntry]) -> None:
     if len(entries) > 1:
         rows.append(("History", ", ".join(f"{entry.digest[:12]} ({entry.at[:10]})" for entry in entries)))
     grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
     for label, value in rows:
         grid.add_row(f"[dim]{label}[/]", escape(value))
     console.print(f"[bold]{escape(card.name)}[/]")

@@ -21,7 +21,7 @@ def run(argument: str, report: Callable[[dict[str, Any]], None]) -> int:
         # The launcher knows how many cores the rank's machine has and how many ranks share them.
         threads = int(os.environ.get("ATELIER_THREADS", spec.threads))
         with open_collectives(threads) as collectives:
-            execute(spec, collectives, report)
+            execute(spec.model_copy(update={"threads": threads}), collectives, report)
     except AtelierError as error:
         report({"kind": "error", "error": to_wire(error)})
         traceback.print_exc()  # into the rank's log; the user gets the sentence

@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from algorithms.images.presets import IMAGE_PRESETS
 from algorithms.spec import Algorithm
 from algorithms.tables.presets import TABLE_PRESETS
-from algorithms.tables.presets import TABLE_PRESETS
 from infra.errors import UnknownAlgorithmError, UserCodeError
 
 PLUGIN_GROUP = "atelier.algorithms"

@@ -96,7 +96,7 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         getattr(algorithm.engine, spec.verb)(config, data, run)
         collectives.barrier()
         if collectives.rank == 0:
-            (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True))
+            (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json", exclude={"threads"}), indent=2, sort_keys=True))
             publish(store, output_dir, spec.output, kind=spec.verb)
     return find(store, spec.output) if collectives.rank == 0 else None
 

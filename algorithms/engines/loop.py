@@ -7,6 +7,7 @@ a rank's share alone, is the exception).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -85,17 +86,14 @@ class Training:
         torch.manual_seed(self.config.seed * 1000 + self.collectives.rank)
         self.saver.resume()
         valid = self.data.samples.get("valid")
-        with batches.Reader(self.data.samples["train"], self.device) as train_reader:
-            valid_reader = batches.Reader(valid, self.device) if valid is not None and len(valid) else None
-            try:
-                while self.at.epoch < self.config.epochs and not self.at.stopped:
-                    self._epoch(train_reader, valid_reader)
-                self.saver.close()
-            finally:
-                if valid_reader is not None:
-                    valid_reader.__exit__(None, None, None)
-                self.buckets.close()
-                self.reporter.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.reporter.close)
+            stack.callback(self.buckets.close)
+            reader = stack.enter_context(batches.Reader(self.data.samples["train"], self.device))
+            valid_reader = stack.enter_context(batches.Reader(valid, self.device)) if valid is not None and len(valid) else None
+            while self.at.epoch < self.config.epochs and not self.at.stopped:
+                self._epoch(reader, valid_reader)
+            self.saver.close()
         return Trained(self.best, self._history())
 
     def _epoch(self, reader: batches.Reader, valid_reader: batches.Reader | None) -> None:

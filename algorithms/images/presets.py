@@ -47,7 +47,7 @@ IMAGE_PRESETS = (
         size="0.3 M parameters",
         defaults={
             "image_size": 16,
-            "epochs": 30,
+            "epochs": 14,
             "learning_rate": 3e-3,
             "weight_decay": 0.05,
             "ema_decay": 0.99,

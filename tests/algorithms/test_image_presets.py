@@ -56,7 +56,7 @@ def test_there_are_picture_presets() -> None:
 def test_a_preset_trains_is_judged_and_exported_with_parity(
     algorithm: Algorithm, workplace: Workplace, capfd: pytest.CaptureFixture[str], pictures_folder: Path
 ) -> None:
-    options = {**TINY, **({"epochs": 12, "width": 0.5} if algorithm.name.endswith("small-cnn") else {})}
+    options = {**TINY, **({"epochs": 20, "width": 0.5, "batch_size": 13, "ema_decay": 0.9} if algorithm.name.endswith("small-cnn") else {})}
     trained, _, _ = execute_verb(workplace, algorithm, "train", options)
     _, judged, _ = execute_verb(workplace, algorithm, "evaluate", options, model=trained)
     _, packaged, events = execute_verb(workplace, algorithm, "export", options, model=trained)

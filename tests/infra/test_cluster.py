@@ -110,7 +110,7 @@ def test_a_cluster_closes_at_once_though_a_task_runs_and_says_nothing(
 
 def test_a_running_cluster_is_joined_by_its_address(cluster: Client, tmp_path: Path) -> None:
     assert cluster.scheduler is not None
-    with open_cluster(Settings(workspace=str(tmp_path), cluster=cluster.scheduler.address)) as client:
+    with open_cluster(Settings(workspace=str(tmp_path), cluster=str(cluster.scheduler.address))) as client:
         assert num_slots(client) == 2
         assert client.submit(abs, -3).result() == 3
 

@@ -32,7 +32,9 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.option("--on-invalid", type=click.Choice(["quarantine", "fail"]), default="quarantine", show_default=True, help="Broken samples.")
 @click.option("--max-invalid-share", default=0.05, show_default=True, help="Largest share of samples that may be set aside.")
 @click.option("--suite", metavar="FILE", help="A Great Expectations suite (JSON) of your own, checked beside the algorithm's.")
-@click.option("--splits", "ratios", default="70/15/15", show_default=True, callback=_ratios, help="Train/valid/test, where the data has none.")
+@click.option(
+    "--splits", "ratios", default="70/15/15", show_default=True, callback=_ratios, help="Train/valid/test, where the data has none."
+)
 @click.option("--split-seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--min-gain", default=0.001, show_default=True, help="How much better than the champion a model must be to replace it.")
 @click.option("--fresh", is_flag=True, help="Do every stage again, also those done before.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.training import RunResult, pipeline
     from flows.presets import preset
+    from flows.training import RunResult, pipeline
 
 __all__ = ["RunResult", "pipeline", "preset"]
 

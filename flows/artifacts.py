@@ -43,7 +43,9 @@ def show_progress(name: str) -> Callable[[dict[str, Any]], None]:
                 return
             last[0] = now
             # The event comes in a thread of Dask's, which does not know which server the flow talks to.
-            context.copy().run(update_progress_artifact, artifact_id=artifact_id, progress=round(share * 100, 1), description=describe(event))
+            context.copy().run(
+                update_progress_artifact, artifact_id=artifact_id, progress=round(share * 100, 1), description=describe(event)
+            )
 
     return listen
 
@@ -53,7 +55,9 @@ def show_data(name: str, card: Card, num_invalid: int, report: str) -> None:
     splits = list(card.num_rows)
     classes = card.classes or [""]
     rows = [{"class": one or "(all)", **{split: card.counts.get(split, {}).get(one, 0) for split in splits}} for one in classes[:200]]
-    create_table_artifact(table=rows, key=_key(name, "data"), description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples")
+    create_table_artifact(
+        table=rows, key=_key(name, "data"), description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples"
+    )
     if num_invalid:
         text = f"{num_invalid} samples were set aside; each is listed with its reason in {report}"
         create_markdown_artifact(markdown=text, key=_key(name, "quarantine"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,7 +25,7 @@ def flow_name(algorithm: str) -> str:
     return algorithm.replace("/", ":")
 
 
-@lru_cache(maxsize=None)
+@cache
 def preset(name: str) -> EmbeddedFlow[..., RunResult]:
     """The flow of one preset; its parameters are ``data``, ``name``, ``workers``, ``on_invalid`` and the preset's typed options.
 

@@ -28,13 +28,21 @@ class RunRequest(BaseModel):
     data: str = Field(min_length=1, description="A path, a URI, or the name or digest of a data set version.")
     name: str = Field(default="", description="The model's name in the registry; empty: the data's name.")
     workers: int = Field(default=1, ge=1, description="Ranks of a distributed training, one slot of the cluster each.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them."
+    )
     on_invalid: OnInvalid = Field(default="quarantine", description="What to do with broken samples: set them aside, or end the run.")
     max_invalid_share: float = Field(default=0.05, ge=0, lt=1, description="Largest share of samples that may be set aside.")
-    suite: dict[str, Any] | None = Field(default=None, description="A Great Expectations suite of your own, checked beside the algorithm's.")
-    ratios: tuple[float, float, float] = Field(default=(0.7, 0.15, 0.15), description="Shares of train, valid and test, where the data has no splits.")
+    suite: dict[str, Any] | None = Field(
+        default=None, description="A Great Expectations suite of your own, checked beside the algorithm's."
+    )
+    ratios: tuple[float, float, float] = Field(
+        default=(0.7, 0.15, 0.15), description="Shares of train, valid and test, where the data has no splits."
+    )
     split_seed: int = Field(default=0, ge=0, description="Seed of the split.")
-    min_gain: float = Field(default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it.")
+    min_gain: float = Field(
+        default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it."
+    )
     fresh: bool = Field(default=False, description="Do every stage again, also those done before.")
 
 

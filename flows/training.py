@@ -20,7 +20,7 @@ from tasks.evaluate import evaluate
 from tasks.import_data import import_data, source_key
 from tasks.ingest import default_name
 from tasks.package import package, read_json
-from tasks.register import register
+from tasks.register import current_state, register
 from tasks.report import write_card
 from tasks.train import train
 from tasks.validate import validate
@@ -105,18 +105,22 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     # Tuning goes before train, augmentation beside validate, compression here between evaluate and package.
     packaged = run_stage(package_stage, times, request.fresh, **common, lineage=_lineage(request, source.digest, data.digest))
     card_key = f"runs/{trained.run_key}/card-{name}"
-    registered = run_stage(
-        register_stage,
-        times,
-        request.fresh,
-        package=packaged,
-        name=name,
-        algorithm=algorithm.name,
-        data=data,
-        run_id=trained.run_id,
-        min_gain=request.min_gain,
-        run_card_key=card_key,
-    )
+    registration = {
+        "package": packaged,
+        "name": name,
+        "algorithm": algorithm.name,
+        "data": data,
+        "run_id": trained.run_id,
+        "min_gain": request.min_gain,
+        "run_card_key": card_key,
+    }
+    registered = run_stage(register_stage, times, request.fresh, **registration)
+    now = current_state(registered, context)
+    if now is None:  # somebody deleted the version since
+        times.pop()
+        registered = run_stage(register_stage, times, True, **registration)
+    else:
+        registered = now
     record_stages(context, trained.run_key, times, started)
     run_card = run_stage(
         report_stage,

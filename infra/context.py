@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -39,7 +40,8 @@ class StageContext:
     workers: int = 1
     backend: str = "auto"
     _stack: ExitStack = field(default_factory=ExitStack)
-    _client: Client | None = None
+    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="start-cluster"))
+    _starting: Future[Client] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -55,13 +57,14 @@ class StageContext:
         return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend)
 
     def client(self) -> Client:
-        """The Dask cluster's client; started on the first call, the same one afterwards."""
-        from infra.cluster import open_cluster
+        """The Dask cluster's client; started on the first call, the same one afterwards.
 
-        with self._lock:
-            if self._client is None:
-                self._client = self._stack.enter_context(open_cluster(self.settings))
-            return self._client
+        Raises:
+            ServiceError: the cluster did not start, or does not answer.
+        """
+        self.start_cluster()
+        assert self._starting is not None
+        return self._starting.result()
 
     def also_report(self, listener: Callable[[dict[str, Any]], None]) -> None:
         """Send the events that follow to ``listener`` too."""
@@ -74,14 +77,15 @@ class StageContext:
         self.report = both
 
     def start_cluster(self) -> None:
-        """Begin to start the cluster in the background; an error appears when ``client`` is called."""
-        threading.Thread(target=self._start_quietly, name="start-cluster", daemon=True).start()
+        """Begin to start the cluster in the background; if that fails, ``client`` says so."""
+        with self._lock:
+            if self._starting is None:
+                self._starting = self._starter.submit(self._open_cluster)
 
-    def _start_quietly(self) -> None:
-        try:
-            self.client()
-        except Exception as error:
-            self.report({"kind": "log", "message": f"The cluster did not start at once ({error}); it is tried again when it is needed."})
+    def _open_cluster(self) -> Client:
+        from infra.cluster import open_cluster
+
+        return self._stack.enter_context(open_cluster(self.settings))
 
     def launch_ranks(self, spec: BaseModel, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
@@ -105,6 +109,5 @@ class StageContext:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._lock:
-            self._client = None
-            self._stack.close()
+        self._starter.shutdown(wait=True, cancel_futures=True)  # what is just being started has to be closed, too
+        self._stack.close()

@@ -13,7 +13,9 @@ from infra.store import Store
 from tasks.ingest import ingest
 
 
-def source_key(source: str, *, target: str | None, regression: bool, ratios: tuple[float, ...], split_seed: int, context: StageContext) -> str:
+def source_key(
+    source: str, *, target: str | None, regression: bool, ratios: tuple[float, ...], split_seed: int, context: StageContext
+) -> str:
     """A cheap key of what ``source`` is right now: files by their names, sizes and times; a version by its digest.
 
     Raises:

@@ -74,6 +74,14 @@ def register(
     return Registered(name=name, version=version.version, aliases=promoted.aliases, decision=decision, reason=reason)
 
 
+def current_state(registered: Registered, context: StageContext) -> Registered | None:
+    """What an earlier registration is now: people move aliases and delete versions. None: it is no longer there."""
+    for version in Registry(context.settings, context.store).versions(registered.name):
+        if version.version == registered.version:
+            return registered.model_copy(update={"aliases": list(version.aliases)})
+    return None
+
+
 def _fetch(context: StageContext, package: Artifact) -> Any:
     from infra.artifacts import fetch
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.runs import QUICK
 
 from deployments.cli import main
 from infra.settings import load_settings
+from tests.runs import QUICK
 
 CNN = "image-classification/small-cnn"
 LINEAR = "tabular-classification/linear"
@@ -134,7 +134,9 @@ def test_wrong_input_ends_with_status_2_and_one_message(
     assert not list(shared_services.glob("registry/log/*"))
 
 
-def test_a_read_only_workspace_is_told(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_workspace_is_told(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")  # a permission would not stop root
     monkeypatch.setenv("ATELIER_WORKSPACE", str(blocker / "workspace"))
@@ -174,9 +176,7 @@ def test_broken_pictures_below_the_share_are_set_aside_and_listed(
 
 
 @pytest.mark.parametrize("part", ["package/model.onnx", "trained"])
-def test_a_damaged_file_is_named(
-    part: str, shared_services: Path, few_digits: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_file_is_named(part: str, shared_services: Path, few_digits: Path, capfd: pytest.CaptureFixture[str]) -> None:
     quick = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
     with pytest.raises(SystemExit):
         main(["run", CNN, "--data", str(few_digits), "--json", *quick])

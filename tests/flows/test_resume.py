@@ -19,7 +19,18 @@ LIMIT_S = 150.0
 
 def command(data: Path) -> list[str]:
     options = ["epochs=12", "image_size=16", "checkpoint_every_s=0.5"]
-    words = [sys.executable, "-m", "deployments.cli", "run", "image-classification/small-cnn", "--data", str(data), "--workers", "2", "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "run",
+        "image-classification/small-cnn",
+        "--data",
+        str(data),
+        "--workers",
+        "2",
+        "--json",
+    ]
     return words + [word for option in options for word in ("--set", option)]
 
 
@@ -91,7 +102,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     process = start(few_digits, run_environment, tmp_path)
     limit = time.monotonic() + LIMIT_S
     while not training_has_a_checkpoint(workspace, tmp_path / "err"):
-        assert process.poll() is None and time.monotonic() < limit, (tmp_path / "err").read_text()
+        assert process.poll() is None, (tmp_path / "err").read_text()
+        assert time.monotonic() < limit, (tmp_path / "err").read_text()
         time.sleep(0.02)
     process.kill()
     process.wait()
@@ -110,7 +122,8 @@ def test_an_interrupt_stops_everything_and_says_how_to_go_on(
     process = start(few_digits, {**run_environment, MARK: mark}, tmp_path)
     limit = time.monotonic() + LIMIT_S
     while "validate  completed" not in (tmp_path / "err").read_text():
-        assert process.poll() is None and time.monotonic() < limit, (tmp_path / "err").read_text()
+        assert process.poll() is None, (tmp_path / "err").read_text()
+        assert time.monotonic() < limit, (tmp_path / "err").read_text()
         time.sleep(0.05)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from tests.faulty_proxy import FaultyProxy
-from tests.runs import QUICK
 
 from flows import pipeline
 from infra.settings import load_settings
-
-if TYPE_CHECKING:
-    from distributed import Client
+from tests.faulty_proxy import FaultyProxy
+from tests.runs import QUICK
 
 
 def test_a_run_on_s3_passes_while_one_request_in_twenty_fails(

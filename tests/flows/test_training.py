@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs import QUICK
 
 from flows import pipeline
 from infra.context import StageContext
 from infra.registry import Registry
+from tests.runs import QUICK
 
 STAGES = ["import", "validate", "train", "evaluate", "package", "register", "report"]
 
@@ -63,7 +63,9 @@ def test_a_cached_result_whose_files_are_gone_is_made_again(shared_services: Pat
 
 def test_a_worse_model_stays_challenger(shared_services: Path, few_digits: Path) -> None:
     good = pipeline(algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options=QUICK)
-    worse = pipeline(algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options={**QUICK, "epochs": 1, "learning_rate": 1e-6})
+    worse = pipeline(
+        algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options={**QUICK, "epochs": 1, "learning_rate": 1e-6}
+    )
 
     assert good.aliases == ["champion"]
     assert worse.version == 2

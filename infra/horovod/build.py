@@ -259,7 +259,14 @@ def wheel_for(plan: Plan, environment: Mapping[str, str]) -> Path:
         return wheel
 
 
+def _stop(number: int, frame: object) -> None:
+    """SIGTERM ends this process as Ctrl-C does: compilers and scratch files go with it."""
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
+    """Print the path of this machine's wheel, building it first if need be; the exit status."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         plan = make_plan(os.environ)
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -168,9 +171,39 @@ def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_wheel(tmp_path: P
     assert list(tmp_path.rglob("*.whl")) == []
 
 
+def _ends(pid: int) -> bool:
+    """Whether a process that was sent SIGKILL is gone within 10 s; a zombie, waiting for its parent, is."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_a_build_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(BuildError, match="did not end within"):
         build._run(["sh", "-c", "sleep 300 & echo $!; wait"], log, os.environ, "Building", 1.5)
     child = int(log.read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert _ends(child)
+
+
+def test_a_build_that_is_terminated_takes_its_compilers_along(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from infra.horovod import build\n"
+        "signal.signal(signal.SIGTERM, build._stop)\n"
+        "build._run(['sh', '-c', 'sleep 300 & echo $!; wait'], Path(sys.argv[1]), os.environ, 'Building', 60.0)\n"
+    )
+    log = tmp_path / "log"
+    driver = subprocess.Popen([sys.executable, "-c", program, str(log)])
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.terminate()
+    assert driver.wait(30) == 128 + signal.SIGTERM
+    child = int(log.read_text())
+    assert _ends(child)

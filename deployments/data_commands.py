@@ -175,9 +175,11 @@ def _card(name: str) -> tuple[Card, str]:
 
 
 def _console() -> Console:
+    import sys
+
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _unit(card: Card) -> str:

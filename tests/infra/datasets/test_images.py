@@ -8,13 +8,14 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from infra.datasets import images, shards
-from infra.datasets.card import SPLITS, Card, DatasetRef
+from infra.datasets import images, importer, shards
+from infra.datasets.card import SPLITS, Card, DatasetRef, Shard
 from infra.datasets.dataset import Dataset, open_dataset
 from infra.datasets.importer import derive, import_source
 from infra.errors import CorruptArtifactError, InvalidOptionError, InvalidSourceError, SourceNotFoundError
@@ -215,6 +216,20 @@ def test_a_folder_that_is_no_image_data_set_is_refused(store: Store, tmp_path: P
 def test_a_path_that_does_not_exist_is_told(store: Store, tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="nowhere"):
         import_source(store, str(tmp_path / "nowhere"), "data")
+
+
+def test_a_picture_that_changes_while_it_is_imported_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "data", {"a": 3, "b": 3})
+    write_images = importer.write_images
+
+    def change_first(*arguments: Any) -> list[Shard]:
+        (folder / "a" / "1.png").write_bytes(picture(99))
+        return write_images(*arguments)
+
+    monkeypatch.setattr(importer, "write_images", change_first)
+    with pytest.raises(InvalidSourceError, match=r"a/1\.png changed while it was imported"):
+        import_source(store, str(folder), "data")
+    assert list(store.list("")) == []
 
 
 def test_a_name_with_a_slash_is_refused(store: Store, tmp_path: Path) -> None:

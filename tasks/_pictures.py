@@ -6,6 +6,7 @@ Its columns are what image expectations speak of; ``docs/validation.md`` lists t
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ MEASURED = ("decodable", "why", "format", "width", "height", "mode", "channels",
 DERIVED = ("copies", "leaks_into", "other_labels")
 PICTURE_COLUMNS = ("path", "split", "label", "sha256", "num_bytes", *MEASURED, *DERIVED)
 LATER_SPLITS = {"train": ("test", "valid"), "valid": ("test",)}
-LEVELS = np.arange(256, dtype=np.float64)
+GRID = 64  # pixels each way by which brightness is measured: enough for it, at a few percent of the cost of decoding
 
 
 def measure_picture(data: bytes | None) -> dict[str, Any]:
@@ -49,15 +50,17 @@ def measure_picture(data: bytes | None) -> dict[str, Any]:
 
 
 def _brightness(picture: Image.Image) -> tuple[float, float]:
-    """Mean and standard deviation of the brightness, 0 to 255; from a histogram, which costs a tenth of the decoding."""
+    """Mean and standard deviation of the brightness, 0 to 255, of a grid of pixels: all of a small picture, every n-th of a large one."""
+    if max(picture.size) > GRID:
+        picture = picture.resize((min(picture.width, GRID), min(picture.height, GRID)), Image.Resampling.NEAREST)
     if picture.mode[0] in "IF":  # 16 and 32 bit: conversion to 8 bits would clip them
         values = np.asarray(picture, dtype=np.float64)
         scale = 255.0 / max(float(values.max(initial=0.0)), 65_535.0 if picture.mode.startswith("I") else 1.0)
         return float(values.mean() * scale), float(values.std() * scale)
-    histogram = np.asarray((picture if picture.mode == "L" else picture.convert("L")).histogram(), dtype=np.float64)
-    total = histogram.sum()
-    mean = float(histogram @ LEVELS / total)
-    return mean, float(np.sqrt(max(histogram @ (LEVELS - mean) ** 2 / total, 0.0)))
+    grey = np.frombuffer((picture if picture.mode == "L" else picture.convert("L")).tobytes(), np.uint8)
+    mean = int(grey.sum()) / grey.size
+    squares = int(np.dot(grey.astype(np.int64), grey))  # whole numbers: no BLAS, no rounding
+    return mean, math.sqrt(max(squares / grey.size - mean * mean, 0.0))
 
 
 def _why(error: Exception, data: bytes) -> str:

@@ -63,7 +63,9 @@ class Moments:
             return cls()
         mean_x, mean_y = float(x.mean()), float(y.mean())
         dx, dy = x - mean_x, y - mean_y
-        return cls(len(x), mean_x, mean_y, float(dx @ dx), float(dy @ dy), float(dx @ dy))
+        # numpy's own loop: a dot product would start BLAS's threads, and a worker has one core.
+        xx, yy, xy = (float(np.einsum("i,i->", one, other)) for one, other in ((dx, dx), (dy, dy), (dx, dy)))
+        return cls(len(x), mean_x, mean_y, xx, yy, xy)
 
     def add(self, other: Moments) -> Moments:
         count = self.count + other.count
@@ -274,7 +276,7 @@ def _compare(
         both = np.isfinite(numbers) & np.isfinite(target_numbers)
         if labels is None:
             part.with_target = Moments.of(numbers[both], target_numbers[both])
-    else:
+    elif numbers is None or part.values is not None:  # numbers of many values are not written out: no set of classes is that large
         part.equal = int(pc.sum(pc.equal(_text(array), _text(target))).as_py() or 0)
     part.pairs = None
     if labels is not None and part.values is not None and all(len(counts) <= MOST_LEVELS for counts in part.values.values()):

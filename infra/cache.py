@@ -82,20 +82,13 @@ class Cache:
         """
         entry = self.folder / name
         try:
-            while True:
-                self._hold(name)
-                if entry.exists():
-                    if is_good(entry):
-                        return entry
-                    self._release(name)
-                    self._remove(name)
+            self._hold(name)  # from here on nobody removes it
+            if not (entry.exists() and is_good(entry)):
                 with self._lock(f"{name}.make", fcntl.LOCK_EX):
-                    self._hold(name)
-                    if not entry.exists():
+                    if not (entry.exists() and is_good(entry)):
                         self._make(entry, make)
                 self._evict(keep=name)
-                if entry.exists():
-                    return entry
+            return entry
         except AtelierError:
             raise
         except OSError as error:
@@ -108,7 +101,10 @@ class Cache:
         staged = staging / f"{os.getpid()}~{uuid.uuid4().hex}"
         try:
             make(staged)
-            staged.rename(entry)
+            if entry.is_dir():  # damaged; a file is replaced in one step, a folder only in two
+                entry.rename(grave := staged.with_name(f"{staged.name}.old"))
+                _delete(grave)
+            staged.replace(entry)
         finally:
             _delete(staged)
 
@@ -124,12 +120,6 @@ class Cache:
             while len(_held) > _MOST_HELD:
                 os.close(_held.popitem(last=False)[1])
         os.utime(path)
-
-    def _release(self, name: str) -> None:
-        with _guard:
-            fd = _held.pop(str(self._lock_path(name)), None)
-            if fd is not None:
-                os.close(fd)
 
     def _lock_path(self, name: str) -> Path:
         path = self.folder / ".locks" / name.replace("/", "~")

@@ -60,6 +60,24 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
     assert cache.get("files/a", _make(b"good"), is_good=lambda p: p.read_bytes() == b"good").read_bytes() == b"good"
 
 
+def test_a_damaged_folder_is_made_again_even_while_another_process_uses_it(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from infra.cache import Cache; Cache(Path(sys.argv[1]), 1000).get('sets/a', Path.mkdir)\n"
+    code += "print('ready', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == b"ready\n"
+
+        def make(path: Path) -> None:
+            path.mkdir()
+            (path / "file").write_bytes(b"x")
+
+        path = Cache(tmp_path, 1 << 20).get("sets/a", make, is_good=lambda path: (path / "file").exists())
+        assert (path / "file").read_bytes() == b"x"
+    finally:
+        other.communicate(b"")
+
+
 def test_a_failed_making_leaves_nothing(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         path.write_bytes(b"half")

@@ -34,7 +34,7 @@ class FoldMeans:
     """Target sums by fold, so that a training row's mean target leaves out its own fold.
 
     Attributes:
-        counts: per text column int64 [folds, values + 1].
+        counts: per text column float64 [folds, values + 1].
         sums: per text column float64 [folds, values + 1, outputs].
     """
 
@@ -59,8 +59,10 @@ class FoldMeans:
             places = folds * size + plan.codes(column, table)
             counts = np.bincount(places, minlength=NUM_FOLDS * size).reshape(NUM_FOLDS, size)
             sums = np.stack([np.bincount(places, part, minlength=NUM_FOLDS * size) for part in outputs.T], axis=1)
-            self.counts[column.name] = self.counts.get(column.name, 0) + counts
-            self.sums[column.name] = self.sums.get(column.name, 0) + sums.reshape(NUM_FOLDS, size, -1)
+            self.counts.setdefault(column.name, np.zeros(counts.shape))
+            self.counts[column.name] += counts
+            self.sums.setdefault(column.name, np.zeros((*counts.shape, sums.shape[1])))
+            self.sums[column.name] += sums.reshape(NUM_FOLDS, size, -1)
 
     def means(self, name: str, without: int | None = None) -> NDArray[np.float64]:
         """Smoothed mean target of each value [values + 1, T], of all rows or without one fold."""

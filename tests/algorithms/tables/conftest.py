@@ -40,7 +40,7 @@ def mixed_table(num_rows: int = 900, seed: int = 0) -> pd.DataFrame:
             "area": np.where(random.random(num_rows) < 0.1, np.nan, area),
             "age": pd.array(np.where(random.random(num_rows) < 0.1, np.nan, age), dtype="Int64"),
             "garden": pd.array(garden, dtype="boolean"),
-            "city": np.where(random.random(num_rows) < 0.05, None, city),
+            "city": pd.Series(city).where(random.random(num_rows) >= 0.05),
             "street": street,
             "built": pd.Series(built).where(random.random(num_rows) > 0.05).astype("datetime64[us]"),
             "country": "EU",

@@ -77,7 +77,7 @@ def test_onnx_prepares_columns_as_numpy_does(keep_nan: bool) -> None:
     np.testing.assert_array_equal(through_onnx(plan, table), expected)
     np.testing.assert_array_equal(expected[:, 0], [1.0, np.nan, np.nan, -3.0] if keep_nan else [1.0, 2.5, 2.5, -3.0])
     assert expected[1, 1] == 7  # no value was missing in training, so the median stands in whatever the model can handle
-    np.testing.assert_array_equal(plan.transform(table)[:, -2:], np.float32([[0.3, 0.4], [0.5, 0.6], [0.5, 0.6], [0.1, 0.2]]))
+    np.testing.assert_array_equal(plan.transform(table)[:, -2:], np.array([[0.3, 0.4], [0.5, 0.6], [0.5, 0.6], [0.1, 0.2]], np.float32))
     np.testing.assert_array_equal(plan.transform(table)[:, -6:-2], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
 
 
@@ -94,7 +94,7 @@ def test_a_fitted_plan_is_the_same_in_onnx(mixed_runs: Runs, mixed_classes: Data
 
 
 def test_columns_of_no_use_are_left_out_and_named(mixed_runs: Runs, mixed_classes: DatasetRef) -> None:
-    plan = fit_table(mixed_runs.open(mixed_classes), LightGBMClassifierConfig(target="grade", drop="age"), regression=False).plan
+    plan = fit_table(mixed_runs.open(mixed_classes), LightGBMClassifierConfig(target="grade", drop=("age",)), regression=False).plan
     reasons = {left.name: left.reason.split(":")[0] for left in plan.left_out}
     assert reasons == {"age": "drop option", "country": "constant", "number": "like a row number", "key": "like an identifier"}
     assert plan.raw_columns == ["area", "garden", "built", "city", "street"]

@@ -81,7 +81,7 @@ def test_a_preset_learns_and_its_package_gives_what_the_model_gives(
 
 def check_rows(package: Package, table: Any, regression: bool) -> None:
     """The package's answers to rows as a person writes them."""
-    rows = [
+    rows: list[Any] = [
         {"area": 120.5, "age": 10, "garden": True, "city": "Bern", "street": "street 3", "built": "2011-05-06T07:00:00"},
         {"area": None, "age": None, "garden": None, "city": None, "street": None, "built": None},
         {"area": "90", "age": "3", "garden": "no", "city": "Xanadu", "street": "a street that nobody knows", "built": "1890-01-01"},

@@ -156,9 +156,6 @@ def training_part(files: ArtifactFiles, algorithm: Algorithm, config: Mapping[st
     epochs: list[dict[str, float | None]] = [
         {key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in history.get("epochs", [])
     ]
-    if seconds is None:
-        spent = [value for entry in epochs if (value := entry.get("seconds")) is not None]
-        seconds = sum(spent) if spent else None
     return m.TrainingPart(
         epochs=epochs,
         best_epoch=history.get("best_epoch") or None,
@@ -166,9 +163,22 @@ def training_part(files: ArtifactFiles, algorithm: Algorithm, config: Mapping[st
         num_parameters=history.get("num_parameters"),
         world_size=history.get("world_size"),
         precision=history.get("precision") or "",
-        seconds=seconds,
+        seconds=training_seconds(epochs, seconds),
         options=_options(algorithm, config),
     )
+
+
+def training_seconds(epochs: list[dict[str, float | None]], stage_seconds: float | None) -> float | None:
+    """How long the training itself took: its epochs, also those of earlier attempts.
+
+    A stage that only finds a finished model, or goes on from a checkpoint, is shorter than the training was, so its time is used only where
+    the history does not have every epoch (boosting keeps some rounds of many); then the longer of the two is nearer to the truth.
+    """
+    spent = [value for entry in epochs if (value := entry.get("seconds")) is not None]
+    if not spent:
+        return stage_seconds
+    whole = [entry["epoch"] for entry in epochs] == list(range(1, len(epochs) + 1)) and len(spent) == len(epochs)
+    return sum(spent) if whole else max(sum(spent), stage_seconds or 0.0)
 
 
 def _options(algorithm: Algorithm, config: Mapping[str, Any]) -> list[m.Option]:

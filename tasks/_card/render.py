@@ -55,8 +55,9 @@ def render_card(data: CardData) -> str:
 
 
 def metric_rows(evaluation: EvaluationPart) -> list[tuple[str, float | None, float | None]]:
-    """(metric, package, baseline) in the order of the package's metrics."""
-    names = list(dict.fromkeys([*evaluation.package, *evaluation.baseline]))
+    """(metric, package, baseline): the usual ones in their usual order, then others by name."""
+    usual = list(words.METRIC_NAMES)
+    names = sorted({*evaluation.package, *evaluation.baseline}, key=lambda name: (usual.index(name) if name in usual else len(usual), name))
     return [(name, evaluation.package.get(name), evaluation.baseline.get(name)) for name in names]
 
 

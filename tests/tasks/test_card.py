@@ -274,7 +274,7 @@ def test_a_single_epoch_has_no_curve_and_no_error() -> None:
 
 def test_epochs_that_lack_a_number_are_drawn_from_the_others() -> None:
     epochs = [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": None, "valid_loss": 0.5}, {"epoch": 3, "train_loss": 0.2}]
-    html = render_card(full(training=TrainingPart(epochs=epochs)))
+    html = render_card(full(training=TrainingPart.model_validate({"epochs": epochs})))
     assert "train goes from 1 to 0.2" in html
     assert "nan" not in html
 

@@ -24,6 +24,7 @@ from infra.datasets.importer import derive, import_source
 from infra.errors import ArtifactNotFoundError, CorruptArtifactError
 from infra.settings import Settings
 from infra.store import FolderStore
+from tasks._card.gather import training_seconds
 from tasks._card.model import StageRow
 from tasks.report import RunCardInputs, command_line, report
 
@@ -197,6 +198,24 @@ def test_a_damaged_or_missing_file_is_named_and_nothing_is_published(context: St
     with pytest.raises(CorruptArtifactError, match=r"metrics\.json"):
         report(inputs, context=context)
     assert not context.store.exists("runs/r1/card/index.html")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "stage", "told"),
+    [
+        ([1, 2, 3], [30.0, 30.0, 30.0], 13.0, 90.0),  # the stage only found the model of an earlier run
+        ([1, 50, 100], [1.0, 1.0, 1.0], 140.0, 140.0),  # a history that keeps some rounds of many
+        ([1, 2], [None, None], 12.5, 12.5),
+        ([], [], None, None),
+    ],
+)
+def test_the_training_time_is_that_of_its_epochs_also_when_the_stage_found_it_done(
+    epochs: list[int], seconds: list[float | None], stage: float | None, told: float | None
+) -> None:
+    history: list[dict[str, float | None]] = [
+        {"epoch": float(epoch), "seconds": spent} for epoch, spent in zip(epochs, seconds, strict=True)
+    ]
+    assert training_seconds(history, stage) == told
 
 
 def test_the_command_asks_for_the_same_run_and_leaves_defaults_out() -> None:

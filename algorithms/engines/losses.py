@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from algorithms.engines.torch_config import TorchConfig
+from algorithms.engines.torch_config import CLASS_LOSSES, NUMBER_LOSSES, TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.user_code import call_with_accepted, guarded, is_dotted, load_dotted
 from infra.errors import InvalidOptionError, UserCodeError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-CLASS_LOSSES = ("cross_entropy", "focal", "bce")
-NUMBER_LOSSES = ("mse", "mae", "huber")
 _FOCAL_GAMMA = 2.0
 
 
@@ -23,7 +21,7 @@ def make_loss(config: TorchConfig, data: TorchData) -> Loss:
     """The loss that the options name: logits [n, C] and int64 [n], or numbers [n] and float32 [n] -> float32 [n].
 
     Raises:
-        InvalidOptionError: unknown, or not for this kind of target.
+        InvalidOptionError: not for this kind of target.
         UserCodeError: a dotted name that does not load.
     """
     name = config.loss

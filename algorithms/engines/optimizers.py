@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.user_code import call_with_accepted, is_dotted, load_dotted
-from infra.errors import InvalidOptionError, UserCodeError
+from infra.errors import UserCodeError
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {}),
@@ -33,7 +32,6 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
     """The optimizer that the options name, over the weights that learn; weight decay only on weights of two and more dimensions.
 
     Raises:
-        InvalidOptionError: unknown name; the nearest are offered.
         UserCodeError: a dotted name that does not load, or is no optimizer.
     """
     learns = [p for p in model.parameters() if p.requires_grad]
@@ -49,13 +47,6 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
         if not isinstance(made, torch.optim.Optimizer):
             raise UserCodeError(name, f"it gave a {type(made).__name__}, not a torch.optim.Optimizer")
         return made
-    if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(name, OPTIMIZERS, n=3)
-        raise InvalidOptionError(
-            "training",
-            [f"optimizer: there is no {name!r}" + (f"; nearest: {', '.join(near)}" if near else "")],
-            f"Allowed: {', '.join(OPTIMIZERS)}, or package.module:Class.",
-        )
     kind, fixed = OPTIMIZERS[name]
     arguments: dict[str, Any] = {key: config.momentum if value is None else value for key, value in fixed.items()}
     if "fused" in inspect.signature(kind).parameters:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from algorithms.spec import Config
+from algorithms.user_code import is_dotted
+
+OPTIMIZER_NAMES = ("sgd", "momentum", "nesterov", "adam", "adamw", "amsgrad", "adamax", "adagrad", "adadelta", "rmsprop")
+CLASS_LOSSES = ("cross_entropy", "focal", "bce")
+NUMBER_LOSSES = ("mse", "mae", "huber")
 
 
 class TorchConfig(Config):
@@ -69,3 +75,22 @@ class TorchConfig(Config):
     checkpoint_every_steps: int = Field(
         default=0, ge=0, description="Steps between two checkpoints within an epoch, besides the time; 0 is off."
     )
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer_is_known(cls, name: str) -> str:
+        return _known(name, OPTIMIZER_NAMES)
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, name: str) -> str:
+        return _known(name, ("auto", *CLASS_LOSSES, *NUMBER_LOSSES))
+
+
+def _known(name: str, names: tuple[str, ...]) -> str:
+    """The name, if it is one of these or a dotted name; so a slip is told before any work begins."""
+    if name in names or is_dotted(name):
+        return name
+    near = difflib.get_close_matches(name, names, n=3)
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    raise ValueError(f"there is no {name!r}{nearest}. Allowed: {', '.join(names)}, or package.module:name")

@@ -24,7 +24,7 @@ from infra.settings import load_settings
 from tests.algorithms.conftest import Workplace
 
 IMAGES = [algorithm for algorithm in ALGORITHMS if algorithm.modality == "image"]
-TINY = {"image_size": 32, "epochs": 1, "batch_size": 26, "precision": "fp32"}
+TINY: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 26, "precision": "fp32"}
 
 
 def execute_verb(

@@ -18,7 +18,7 @@ from infra.errors import CorruptArtifactError, InvalidOptionError, SourceNotFoun
 from tests.algorithms.conftest import Workplace, on_ranks
 
 SMALL_CNN = find_algorithm("image-classification/small-cnn")
-TINY = {"image_size": 16, "width": 0.25, "epochs": 2, "batch_size": 16, "precision": "fp32"}
+TINY: dict[str, Any] = {"image_size": 16, "width": 0.25, "epochs": 2, "batch_size": 16, "precision": "fp32"}
 MODEL = """
 import torch
 class Plain(torch.nn.Module):
@@ -56,10 +56,9 @@ def events(run: Run, kind: str) -> list[dict[str, Any]]:
 
 
 def assert_equal_weights(one: Run, other: Run, **tolerance: float) -> None:
+    bounds = tolerance or {"rtol": 0.0, "atol": 0.0}
     for name, tensor in weights(one).items():
-        torch.testing.assert_close(
-            tensor, weights(other)[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(tensor, weights(other)[name], rtol=bounds["rtol"], atol=bounds["atol"], msg=f"{name} differs")
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from algorithms.engines.losses import CLASS_LOSSES, NUMBER_LOSSES, make_loss
+from algorithms.engines.losses import make_loss
 from algorithms.engines.optimizers import OPTIMIZERS, add_penalties, make_optimizer, penalised
-from algorithms.engines.torch_config import TorchConfig
+from algorithms.engines.torch_config import CLASS_LOSSES, NUMBER_LOSSES, OPTIMIZER_NAMES, TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from infra.errors import InvalidOptionError, UserCodeError
 
@@ -38,7 +39,7 @@ def test_a_loss_for_numbers_is_one_number_a_sample(name: str) -> None:
     assert losses[0] == 0 < losses[1]
 
 
-@pytest.mark.parametrize(("name", "data"), [("mse", CLASSES), ("focal", NUMBERS), ("crossentropy", CLASSES)])
+@pytest.mark.parametrize(("name", "data"), [("mse", CLASSES), ("focal", NUMBERS)])
 def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(name: str, data: TorchData) -> None:
     with pytest.raises(InvalidOptionError, match=r"cross_entropy, focal, bce|mse, mae, huber"):
         make_loss(config(loss=name), data)
@@ -66,9 +67,12 @@ def test_biases_are_spared_weight_decay() -> None:
     assert [(group["weight_decay"], group["params"][0].dim()) for group in groups] == [(0.5, 2), (0.0, 1)]
 
 
-def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
-    with pytest.raises(InvalidOptionError, match="nearest: adamw, adam"):
-        make_optimizer(config(optimizer="adamww"), nn.Linear(2, 2))
+def test_unknown_names_are_answered_with_the_nearest_before_any_work() -> None:
+    with pytest.raises(ValidationError) as caught:
+        config(optimizer="adamww", loss="crossentropy")
+    assert "nearest: adamw, adam" in str(caught.value)
+    assert "nearest: cross_entropy" in str(caught.value)
+    assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
 
 
 def test_penalties_add_sign_and_weight_to_the_gradient() -> None:

@@ -6,6 +6,7 @@ in an order that depends only on their content and the seed, and cut at the rati
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from infra.errors import InvalidOptionError
 
 Ratios = tuple[float, float, float]
 TRAIN, VALID, TEST = range(3)
+_CHUNK = 1 << 20
 _GIVE_FIRST = (TRAIN, TEST, VALID)  # who gets a sample when there are fewer than splits
 
 
@@ -42,46 +44,69 @@ def assign_splits(hashes: NDArray[np.uint64], strata: NDArray[np.int32], ratios:
     """The split of every sample, 0 train, 1 valid, 2 test.
 
     A stratum with at least as many different contents as there are splits with a ratio above 0 has one in each of them; with fewer,
-    train is served first, then test, then valid.
+    train is served first, then test, then valid. Beside its arguments it needs about 30 bytes a sample.
 
     Args:
-        hashes: content hash of every sample, [N].
-        strata: class or bin of every sample, [N]; any int32. Samples of equal content count for the stratum of the first of them.
+        hashes: content hash of every sample, [N], N below 2**32.
+        strata: class or bin of every sample, [N]; any int32. Samples of equal content count for the lowest stratum among them.
         ratios: of train, valid, test; they sum to 1.
         seed: any integer; another seed, another assignment.
     """
     splits = np.zeros(len(hashes), np.int8)
     if len(hashes) == 0:
         return splits
-    mixed = mix(hashes ^ np.uint64(_seed_word(seed)))
-    order = np.argsort(mixed, kind="stable")  # stable: the first sample of a group is the one listed first
-    starts = np.ones(len(order), bool)
-    starts[1:] = mixed[order[1:]] != mixed[order[:-1]]
-    del mixed
+    order, starts = _sorted_groups(hashes, seed)
     first = np.flatnonzero(starts)
-    sizes = np.diff(first, append=len(order))
-    group_strata = strata[order[first]]
+    group_strata = np.minimum.reduceat(strata[order], first)
+    sizes = np.empty(len(first), np.uint32)
+    np.subtract(first[1:], first[:-1], out=sizes[:-1], casting="unsafe")
+    sizes[-1] = len(order) - first[-1]
+    del first
     by_stratum = np.argsort(group_strata, kind="stable")
-    bounds = np.flatnonzero(np.diff(group_strata[by_stratum], prepend=group_strata[by_stratum[0]] - 1, append=0))
-    bounds = np.append(bounds[bounds < len(by_stratum)], len(by_stratum))
-    group_splits = np.zeros(len(first), np.int8)
-    for start, stop in pairwise(bounds):
+    group_splits = np.zeros(len(sizes), np.int8)
+    for start, stop in _runs(group_strata[by_stratum]):
         groups = by_stratum[start:stop]
         group_splits[groups] = _cut(sizes[groups], ratios)
+    del by_stratum, group_strata
     splits[order] = np.repeat(group_splits, sizes)
     return splits
 
 
-def _cut(sizes: NDArray[np.int64], ratios: Ratios) -> NDArray[np.int8]:
+def _sorted_groups(hashes: NDArray[np.uint64], seed: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """An order of the samples that depends on content and seed, [N], and where in it a new content begins, [N]."""
+    mixed = hashes ^ np.uint64(_seed_word(seed))
+    for start in range(0, len(mixed), _CHUNK):
+        mix(mixed[start : start + _CHUNK])
+    order = np.argsort(mixed).astype(np.uint32)
+    starts = np.ones(len(order), bool)
+    for start in range(1, len(order), _CHUNK):
+        stop = min(start + _CHUNK, len(order))
+        values = mixed[order[start - 1 : stop]]
+        starts[start:stop] = values[1:] != values[:-1]
+    return order, starts
+
+
+def _runs(values: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Begin and end of each run of equal values."""
+    bounds = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
+    yield from pairwise(bounds)
+
+
+def _cut(sizes: NDArray[np.uint32], ratios: Ratios) -> NDArray[np.int8]:
     """Split of each of a stratum's groups, in their order: cut where the middle of a group passes the ratios."""
     wanted = [split for split in _GIVE_FIRST if ratios[split] > 0]
     if len(sizes) < len(wanted):
         return np.array(wanted[: len(sizes)], np.int8)
-    middles = np.cumsum(sizes) - sizes / 2
-    edges = np.cumsum(ratios[:2]) * sizes.sum()
-    splits = np.searchsorted(edges, middles, side="right").astype(np.int8)
+    doubled = np.cumsum(sizes, dtype=np.int64)  # twice the middles, so that they are whole
+    edges = 2 * np.cumsum(ratios[:2]) * doubled[-1]
+    doubled *= 2
+    doubled -= sizes
+    valid, test = np.searchsorted(doubled, edges, side="left")
+    splits = np.zeros(len(sizes), np.int8)
+    splits[valid:test], splits[test:] = VALID, TEST
+    counts = np.bincount(splits, minlength=3)
     for split in range(3):  # rounding may land in a split that nobody asked for
-        if ratios[split] == 0:
+        if ratios[split] == 0 and counts[split]:
             splits[splits == split] = TRAIN
     for split in wanted:
         counts = np.bincount(splits, minlength=3)

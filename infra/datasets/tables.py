@@ -78,15 +78,14 @@ def prepare_table(staged: list[StagedTable], target: Target, ratios: Ratios, see
     problem = _check_target_column(schema, target)
     if problem:
         raise InvalidSourceError(source, *problem)
-    scan = _Scan(schema, target)
     total = sum(table.num_rows for table in staged)
+    scan = _Scan(schema, target, total)
     for batch in iter_batches(staged, schema):
         scan.add(batch)
         progress("hashing", scan.num_rows, total)
-    hashes = np.concatenate(scan.hashes)
-    scan.hashes.clear()
+    pa.default_memory_pool().release_unused()
     strata, classes = _strata(scan, target, source)
-    splits, rule = _splits(staged, hashes, strata, target, ratios, seed)
+    splits, rule = _splits(staged, scan.hashes, strata, target, ratios, seed)
     head = {"columns": [[f.name, str(f.type)] for f in schema], "target": target.column, "regression": target.regression, "rule": rule}
     head["given"] = [[table.split, table.num_rows] for table in staged] if staged[0].split else None
     digest = hashlib.sha256(b"atelier table data set 1\n" + json.dumps(head, sort_keys=True).encode() + scan.digest()).hexdigest()
@@ -146,14 +145,14 @@ def iter_batches(staged: list[StagedTable], schema: pa.Schema) -> Iterator[pa.Re
 
 
 class _Scan:
-    """What one pass over the rows gathers: 8 bytes of hash and 4 or 8 of target for each."""
+    """What one pass over ``total`` rows gathers: 8 bytes of hash and 4 or 8 of target for each."""
 
-    def __init__(self, schema: pa.Schema, target: Target) -> None:
+    def __init__(self, schema: pa.Schema, target: Target, total: int) -> None:
         self.schema, self.target = schema, target
         self.num_rows = 0
-        self.hashes: list[NDArray[np.uint64]] = []
-        self.values: list[NDArray[np.float64]] = []
-        self.codes: list[NDArray[np.int32]] = []
+        self.hashes = np.empty(total, np.uint64)
+        self.values = np.empty(total if target.column is not None and target.regression else 0, np.float64)
+        self.codes = np.empty(total if target.column is not None and not target.regression else 0, np.int32)
         self.class_codes: dict[str, int] = {}
         self.nulls = dict.fromkeys(schema.names, 0)
         self._digests = [hashlib.sha256() for _ in schema]
@@ -161,6 +160,7 @@ class _Scan:
         self._salts = mix(np.arange(1, len(schema) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
     def add(self, batch: pa.RecordBatch) -> None:
+        rows = slice(self.num_rows, self.num_rows + batch.num_rows)
         self.num_rows += batch.num_rows
         hashes = np.zeros(batch.num_rows, np.uint64)
         for i, name in enumerate(self.schema.names):
@@ -169,20 +169,20 @@ class _Scan:
             for part in column_bytes(column):
                 self._digests[i].update(part)
             hashes = mix(hashes + column_hashes(column, self._salts[i]))
-        self.hashes.append(hashes)
+        self.hashes[rows] = hashes
         if self.target.column is not None:
-            self._add_target(batch.column(self.schema.get_field_index(self.target.column)))
+            self._add_target(batch.column(self.schema.get_field_index(self.target.column)), rows)
 
-    def _add_target(self, column: pa.Array) -> None:
+    def _add_target(self, column: pa.Array, rows: slice) -> None:
         if self.target.regression:
-            self.values.append(pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy(zero_copy_only=False))
+            self.values[rows] = pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
             return
+        if len(self.class_codes) > MOST_CLASSES:
+            return  # far too many: only the verdict is still needed
         encoded = column.dictionary_encode()
         known = [self.class_codes.setdefault(value, len(self.class_codes)) for value in encoded.dictionary.to_pylist()]
         codes = np.append(np.array(known, np.int32), np.int32(-1))
-        self.codes.append(codes[pc.fill_null(encoded.indices, len(known)).to_numpy(zero_copy_only=False)])
-        if len(self.class_codes) > MOST_CLASSES:
-            del self.codes[:-1]  # far too many: only the verdict is still needed
+        self.codes[rows] = codes[pc.fill_null(encoded.indices, len(known)).to_numpy(zero_copy_only=False)]
 
     def digest(self) -> bytes:
         return b"".join(digest.digest() for digest in self._digests)
@@ -211,15 +211,16 @@ def _strata(scan: _Scan, target: Target, source: str) -> tuple[NDArray[np.int32]
     if scan.nulls[target.column] == scan.num_rows:
         raise InvalidSourceError(source, [f"the target {target.column!r} has no value in any of the {scan.num_rows} rows"])
     if target.regression:
-        values = np.concatenate(scan.values)
-        scan.values.clear()
-        finite = values[np.isfinite(values)]
-        if not len(finite) or finite.min() == finite.max():
-            what = f"only one value, {finite[0]:g}" if len(finite) else "no finite value"
+        finite = np.isfinite(scan.values)
+        lowest = scan.values.min(where=finite, initial=np.inf)
+        if not lowest < scan.values.max(where=finite, initial=-np.inf):
+            what = f"only one value, {lowest:g}" if finite.any() else "no finite value"
             raise InvalidSourceError(
                 source, [f"the target {target.column!r} has {what}"], "There is nothing to learn: choose another column."
             )
-        return quantile_bins(values), []
+        bins = quantile_bins(scan.values)
+        scan.values = np.empty(0)
+        return bins, []
     return _class_strata(scan, target.column, source)
 
 
@@ -231,8 +232,7 @@ def _class_strata(scan: _Scan, column: str, source: str) -> tuple[NDArray[np.int
         raise InvalidSourceError(
             source, [f"the target {column!r} has more than {MOST_CLASSES:,} different values"], "Is it the right column?" + regression
         )
-    codes = np.concatenate(scan.codes)
-    scan.codes.clear()
+    codes, scan.codes = scan.codes, np.empty(0, np.int32)
     names = class_names(pa.array(list(scan.class_codes), kind)).to_pylist()
     classes = sorted(names)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from algorithms.catalog import find_algorithm
 from algorithms.engines import checkpoints
-from algorithms.engines.loop import Saver
+from algorithms.engines.saver import Saver
 from algorithms.run import Run
 from infra.errors import CorruptArtifactError, InvalidOptionError, SourceNotFoundError, TrainingDivergedError, UserCodeError
 from tests.algorithms.conftest import Workplace, on_ranks

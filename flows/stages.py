@@ -49,14 +49,21 @@ class WorkspaceResults(WritableFileSystem):
 
     workspace: str
 
-    async def read_path(self, path: str) -> bytes:
+    # Prefect calls the plain names with `_sync=True` from synchronous flows, and the names with an `a` from others.
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         try:
             return open_store(self.workspace).read_bytes(f"prefect/results/{path}")
         except ArtifactNotFoundError as error:
             raise ValueError(str(error)) from error  # what Prefect takes as "no result yet"
 
-    async def write_path(self, path: str, content: bytes) -> None:
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         open_store(self.workspace).write_bytes(f"prefect/results/{path}", content)
+
+    async def aread_path(self, path: str) -> bytes:
+        return self.read_path(path)
+
+    async def awrite_path(self, path: str, content: bytes) -> None:
+        self.write_path(path, content)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from infra.datasets.card import DatasetRef
 from infra.datasets.importer import source_fingerprint
 from infra.errors import DatasetNotFoundError, SourceNotFoundError
 from infra.store import Store
+from tasks._gx import load_in_background
 from tasks.ingest import ingest
 
 
@@ -61,6 +62,7 @@ def import_data(
     context: StageContext,
 ) -> DatasetRef:
     """The data set version of a path, a URI or a version's name; what is new is imported. ``fingerprint`` is there for the stage's cache key."""
+    load_in_background()  # validation comes next, and loading Great Expectations takes seconds
     return ingest(
         source,
         name=name or None,

@@ -30,7 +30,7 @@ def _key(*parts: str) -> str:
 
 def show_progress(name: str) -> Callable[[dict[str, Any]], None]:
     """A listener that keeps one progress artifact of the current flow run up to date, at most every two seconds."""
-    artifact_id = create_progress_artifact(progress=0.0, key=_key(name, "progress"), description="waiting for the first step")
+    artifact_id: Any = create_progress_artifact(progress=0.0, key=_key(name, "progress"), description="waiting for the first step")
     context, lock, last = copy_context(), threading.Lock(), [0.0, 0.0]
 
     def listen(event: dict[str, Any]) -> None:

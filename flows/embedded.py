@@ -44,10 +44,12 @@ def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
         _server.reset(token)
 
 
-def open_context(*, workers: int = 1, backend: str | None = None) -> StageContext:
+def open_context(*, workers: int = 1) -> StageContext:
     """A stage context whose events go to the listener, if somebody listens."""
-    listener = _listener.get()
-    return StageContext.open(workers=workers, backend=backend, **({"report": listener} if listener else {}))
+    context = StageContext.open(workers=workers)
+    if (listener := _listener.get()) is not None:
+        context.also_report(listener)
+    return context
 
 
 class EmbeddedFlow(Flow[P, R]):
@@ -57,10 +59,10 @@ class EmbeddedFlow(Flow[P, R]):
         if (early := _server.get()) is not None:
             return self._call_with(early, *args, **kwargs)
         if FlowRunContext.get() is not None:
-            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+            return super().__call__(*args, **kwargs)
         if url := PREFECT_API_URL.value() or configured_url():
             with temporary_settings({PREFECT_API_URL: url}):
-                return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+                return super().__call__(*args, **kwargs)
         with prefect_server(load_settings()) as server:
             assert server is not None, "an API was configured in the meantime"
             return self._call_with(server, *args, **kwargs)
@@ -68,7 +70,7 @@ class EmbeddedFlow(Flow[P, R]):
     def _call_with(self, server: EmbeddedServer, *args: P.args, **kwargs: P.kwargs) -> R:
         with temporary_settings({PREFECT_API_URL: server.wait()}):
             try:
-                return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+                return super().__call__(*args, **kwargs)
             finally:
                 APILogWorker.drain_all(timeout=5)  # what is not sent now would find no server
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
@@ -101,7 +101,7 @@ def stage(function: Callable[..., Result], *, name: str = "", version: int = 1) 
         parameters=[parameter for parameter in signature.parameters.values() if parameter.name != "context"]
     )
 
-    return task(
+    return Task(
         call,
         name=name,
         description=(function.__doc__ or "").strip().split("\n")[0],

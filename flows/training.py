@@ -63,7 +63,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
-    split = {
+    split: dict[str, Any] = {
         "target": options.get("target"),
         "regression": algorithm.task.endswith("regression"),
         "ratios": request.ratios,

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from infra.settings import Settings, load_settings
 from infra.store import Store, open_store
@@ -16,6 +16,8 @@ from infra.store import Store, open_store
 if TYPE_CHECKING:
     from distributed import Client
     from pydantic import BaseModel
+
+Backend = Literal["auto", "horovod", "torch"]
 
 
 def _ignore(event: dict[str, Any]) -> None:
@@ -38,7 +40,7 @@ class StageContext:
     store: Store
     report: Callable[[dict[str, Any]], None] = _ignore
     workers: int = 1
-    backend: str = "auto"
+    backend: Backend = "auto"
     _stack: ExitStack = field(default_factory=ExitStack)
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="start-cluster"))
     _starting: Future[Client] | None = None
@@ -51,7 +53,7 @@ class StageContext:
         report: Callable[[dict[str, Any]], None] = _ignore,
         *,
         workers: int = 1,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> StageContext:
         settings = settings or load_settings()
         return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend)
@@ -81,6 +83,12 @@ class StageContext:
         with self._lock:
             if self._starting is None:
                 self._starting = self._starter.submit(self._open_cluster)
+
+    def use_cluster(self, client: Client) -> None:
+        """Take a cluster that somebody else started and will close."""
+        with self._lock:
+            self._starting = Future()
+            self._starting.set_result(client)
 
     def _open_cluster(self) -> Client:
         from infra.cluster import open_cluster

@@ -6,7 +6,7 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
         default_factory=_num_cores, description="Workers of the local cluster, one slot each."
     )
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
-    backend: str = Field(default="auto", pattern="^(auto|horovod|torch)$", description="How ranks talk: auto, horovod or torch.")
+    backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
     )

@@ -33,7 +33,7 @@ def shared_services(prefect_api: str, cluster: Client, monkeypatch: pytest.Monke
     from infra.settings import load_settings
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    monkeypatch.setenv("ATELIER_CLUSTER", cluster.scheduler.address)
+    monkeypatch.setenv("ATELIER_CLUSTER", cluster.scheduler_info()["address"])
     load_settings.cache_clear()
     return workspace
 

@@ -143,15 +143,20 @@ class MlpConfig(TorchConfig, TableConfig):
     hidden: Annotated[tuple[LayerSize, ...], BeforeValidator(_sizes)] = Field(
         default=(256, 256), max_length=32, description="Width of each hidden layer, such as 256,128."
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations dropped after each hidden layer.")
-    epochs: int = Field(default=60, ge=1, le=100_000, description="Passes over the training split.")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="Share of activations dropped after each hidden layer.")
+    epochs: int = Field(default=80, ge=1, le=100_000, description="Passes over the training split.")
     batch_size: int = Field(
-        default=128,
+        default=64,
         ge=1,
         le=1_048_576,
         description="Rows in one step over ALL workers together: the result does not depend on their number.",
     )
     early_stopping: int = Field(
-        default=16, ge=0, description="Epochs without a better validation metric after which training stops; 0 is off."
+        default=24, ge=0, description="Epochs without a better validation metric after which training stops; 0 is off."
     )
+    learning_rate: float = Field(default=2e-3, gt=0, le=100, description="Highest learning rate of the schedule.")
+    weight_decay: float = Field(
+        default=0.05, ge=0, le=10, description="Weight decay of the optimizer; biases and normalisation are spared."
+    )
+    ema_decay: float = Field(default=0.95, ge=0, lt=1, description="Decay of the average of weights that is kept as the model; 0 is off.")
     clip_norm: float = Field(default=5.0, ge=0, description="Largest norm of the whole gradient; 0 is off.")

@@ -22,7 +22,7 @@ def states(result: Any) -> dict[str, str]:
 
 
 def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached(shared_services: Path, few_digits: Path) -> None:
-    call = {"algorithm": "image-classification/small-cnn", "data": str(few_digits), "workers": 2, "options": QUICK}
+    call: dict[str, Any] = {"algorithm": "image-classification/small-cnn", "data": str(few_digits), "workers": 2, "options": QUICK}
     first = pipeline(**call)
 
     assert [stage.name for stage in first.stages] == STAGES
@@ -51,7 +51,7 @@ def test_a_table_run_goes_through_the_same_flow(shared_services: Path, wine_tabl
 
 
 def test_a_cached_result_whose_files_are_gone_is_made_again(shared_services: Path, wine_table: Path) -> None:
-    call = {"algorithm": "tabular-classification/linear", "data": str(wine_table), "options": {"target": "kind"}}
+    call: dict[str, Any] = {"algorithm": "tabular-classification/linear", "data": str(wine_table), "options": {"target": "kind"}}
     first = pipeline(**call)
     shutil.rmtree(Path(first.package))
 

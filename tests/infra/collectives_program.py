@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +18,8 @@ def bits(tensor: torch.Tensor) -> list[Any]:
 def reductions(c: Collectives) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64):
-        for op in ("sum", "max", *(["mean"] if dtype.is_floating_point else [])):
+        ops: tuple[Literal["sum", "max", "mean"], ...] = ("sum", "max", "mean") if dtype.is_floating_point else ("sum", "max")
+        for op in ops:
             tensor = torch.tensor([1.0, 2.0, 3.0], dtype=dtype) * (c.rank + 1)
             c.all_reduce(tensor, op)
             seen[f"{str(dtype)[6:]} {op}"] = bits(tensor)
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def garbage() -> None:
     os.write(EVENTS.fileno(), b"no json\n[1]\n" + json.dumps({"kind": "last"}).encode())
 
 
-DO = {
+DO: dict[str, Callable[..., None]] = {
     "count": count,
     "environment": environment,
     "own error": own_error,

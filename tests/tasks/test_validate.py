@@ -45,7 +45,9 @@ CNN, FOREST = "image-classification/small-cnn", "tabular-classification/random-f
 @pytest.fixture
 def context(workspace: Path, cluster: Client) -> StageContext:
     settings = load_settings()
-    return StageContext(settings, open_store(settings.workspace_uri), _client=cluster)
+    context = StageContext(settings, open_store(settings.workspace_uri))
+    context.use_cluster(cluster)
+    return context
 
 
 def encode(pixels: np.ndarray, format: str = "PNG") -> bytes:

@@ -66,7 +66,7 @@ install_lock() {
     timeout 600 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement infra/bootstrap.lock ||
         stop "uv could not be installed, see above. Check the network and pip's index settings (PIP_INDEX_URL, pip.conf), then run the same command again."
     say "Installing requirements.lock (about 7 GB; from uv's cache in seconds) ..."
-    timeout 3600 .venv/bin/python -m infra.with_uv pip install --quiet --python .venv/bin/python --require-hashes --requirement requirements.lock ||
+    timeout 3600 .venv/bin/python -m infra.with_uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes --requirement requirements.lock ||
         stop "The packages of requirements.lock could not be installed, see above. What is done is kept: run the same command again.
 No space left? df -h shows it; the environment and uv's cache need 16 GB if they lie on different disks, else 8 GB."
     timeout 600 .venv/bin/python -m infra.with_uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
@@ -82,6 +82,12 @@ install_horovod() {
     wheel=$(.venv/bin/python -m infra.horovod.build) || exit 1
     .venv/bin/python -m infra.with_uv pip install --quiet --python .venv/bin/python --no-deps --offline --reinstall-package horovod "$wheel" ||
         stop "Horovod's wheel could not be installed: $wheel. Delete it and run the same command again."
+}
+
+# An empty database for Prefect, migrated once and copied for each new workspace, saves 15 s there. Without it a first run makes it.
+make_templates() {
+    timeout 300 .venv/bin/python -m infra.prefect_server >/dev/null ||
+        say "Prefect's empty database could not be made beforehand, see above; the first run tries again."
 }
 
 # The pages that Atelier writes are looked at in a browser by some tests; without one these tests are skipped, with the reason.
@@ -121,6 +127,7 @@ set_up() {
     venv_is_usable || make_venv
     install_lock
     install_horovod
+    make_templates
     printf '%s\n' "$(fingerprint)" >.venv/.set-up.part
     mv .venv/.set-up.part .venv/.set-up
     say "Set-up done."

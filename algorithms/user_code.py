@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.datasets.sources import listing
 from infra.errors import AtelierError, UserCodeError
 
 
@@ -57,6 +59,26 @@ def load_dotted(name: str) -> Any:
         name,
         f"{'; '.join(dict.fromkeys(tried))}. Looked in the working folder {here} and in the installed packages; write package.module:attribute.",
     )
+
+
+def digests(options: Mapping[str, Any]) -> dict[str, str]:
+    """What the user's own code and weights are right now, for a training's key: the file of each dotted name, and ``pretrained``.
+
+    Raises:
+        UserCodeError: a dotted name that does not load.
+        SourceNotFoundError: no weights there.
+    """
+    found: dict[str, str] = {}
+    for key in ("model", "loss", "optimizer"):
+        name = options.get(key)
+        if isinstance(name, str) and is_dotted(name):
+            module = inspect.getmodule(load_dotted(name))
+            file = getattr(module, "__file__", None)
+            if file is not None and "site-packages" not in Path(file).parts:
+                found[key] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if weights := options.get("pretrained"):
+        found["pretrained"] = hashlib.sha256(repr(listing(weights)).encode()).hexdigest()
+    return found
 
 
 def call_with_accepted(name: str, function: Callable[..., Any], offered: Mapping[str, Any], *positional: Any) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shlex
+import signal
 import sys
 from typing import Any
 
@@ -61,6 +63,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; errors of ours become one message and an exit status, never a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: as by Ctrl-C
     try:
         status = cli.main(args=arguments, prog_name="atelier", standalone_mode=False)
     except click.ClickException as error:
@@ -73,10 +76,13 @@ def main(arguments: list[str] | None = None) -> Any:
         again = shlex.join(sys.argv[1:] if arguments is None else arguments)
         click.echo(f"\nInterrupted. What was finished is kept; to go on where it stopped: atelier {again}", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away (`atelier ... | head`): not a failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output went away (`atelier ... | head`): not a failure of ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}", err=True)
+        sys.exit(2 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM) else 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

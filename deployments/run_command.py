@@ -76,13 +76,14 @@ def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any)
 def show_result(result: RunResult) -> None:
     """The result for a person."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     numbers = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
     shown = [key for key in ("accuracy", "f1_macro", "auc", "log_loss", "rmse", "mae", "r2") if key in numbers]
     aliases = "".join(f"@{alias}" for alias in result.aliases)
-    console.print(f"\n[bold]{result.model}[/] version {result.version} {aliases}  [dim]{result.decision}[/]")
+    console.print(f"\n[bold]{escape(result.model)}[/] version {result.version} {aliases}  [dim]{escape(result.decision)}[/]")
     table = Table(box=None, pad_edge=False)
     table.add_column("test split")
     for key in shown:
@@ -90,5 +91,5 @@ def show_result(result: RunResult) -> None:
     for title, metrics in (("shipped package", result.metrics), ("trained model", result.baseline_metrics)):
         table.add_row(title, *(f"{metrics[key]:.4f}" if isinstance(metrics.get(key), int | float) else "" for key in shown))
     console.print(table)
-    console.print(f"package   {result.package}\nrun card  {result.run_card}\n[dim]{result.seconds:.1f} s[/]")
-    console.print(f"\nNext: atelier predict {result.model} INPUT")
+    console.print(f"package   {result.package}\nrun card  {result.run_card}\n{result.seconds:.1f} s", markup=False)
+    console.print(f"\nNext: atelier predict {result.model} INPUT", markup=False)

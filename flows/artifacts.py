@@ -20,6 +20,8 @@ from prefect.artifacts import (
 from flows.progress import describe, share_done
 from infra.datasets.card import Card
 
+Listener = Callable[[dict[str, Any]], None]
+
 EVERY_S = 2.0
 
 
@@ -28,24 +30,30 @@ def _key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def show_progress(name: str) -> Callable[[dict[str, Any]], None]:
+def show_progress(name: str, report: Listener) -> Listener:
     """A listener that keeps one progress artifact of the current flow run up to date, at most every two seconds."""
     artifact_id: Any = create_progress_artifact(progress=0.0, key=_key(name, "progress"), description="waiting for the first step")
+    given_up = False
     context, lock, last = copy_context(), threading.Lock(), [0.0, 0.0]
 
     def listen(event: dict[str, Any]) -> None:
+        nonlocal given_up
         share = share_done(event) if event.get("kind") == "progress" and event.get("phase") == "train" else None
-        if share is None:
+        if share is None or given_up:
             return
         with lock:
             now = time.monotonic()
             if now - last[0] < EVERY_S and share < 1:
                 return
             last[0] = now
-            # The event comes in a thread of Dask's, which does not know which server the flow talks to.
-            context.copy().run(
-                update_progress_artifact, artifact_id=artifact_id, progress=round(share * 100, 1), description=describe(event)
-            )
+            try:
+                # The event comes in a thread of Dask's, which does not know which server the flow talks to.
+                context.copy().run(
+                    update_progress_artifact, artifact_id=artifact_id, progress=round(share * 100, 1), description=describe(event)
+                )
+            except Exception as error:  # noqa: BLE001 - a server that hiccups must not end a training
+                given_up = True
+                report({"kind": "log", "message": f"Prefect does not take the progress any more: {error}"})
 
     return listen
 

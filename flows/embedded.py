@@ -44,9 +44,9 @@ def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
         _server.reset(token)
 
 
-def open_context(*, workers: int = 1) -> StageContext:
+def open_context(*, workers: int = 1, fresh: bool = False) -> StageContext:
     """A stage context whose events go to the listener, if somebody listens."""
-    context = StageContext.open(workers=workers)
+    context = StageContext.open(workers=workers, fresh=fresh)
     if (listener := _listener.get()) is not None:
         context.also_report(listener)
     return context

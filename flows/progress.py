@@ -106,7 +106,9 @@ class LiveProgress:
             elif event["kind"] == "progress":
                 self._event = event
         if event["kind"] == "log":
-            self.console.print(f"  [dim]{event['message']}[/]", highlight=False)
+            from rich.text import Text
+
+            self.console.print(Text(f"  {event['message']}", style="dim"))
 
     def _render(self) -> Any:
         from rich.progress_bar import ProgressBar

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from algorithms.catalog import find_algorithm
 from algorithms.spec import Algorithm, Config
+from infra._registry_version import check_name
 from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
 from infra.settings import Settings
 from infra.store import Store
@@ -126,6 +127,8 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
         raise InvalidOptionError("the run", [problem])
     if settings.cluster == "local" and request.workers > settings.slots:
         raise NotEnoughSlotsError(request.workers, settings.slots, "local")
+    if request.name:
+        check_name(request.name)
     check_source(store, request.data)
     store.write_bytes("atelier.json", json.dumps({"format": 1}).encode())  # proves that the workspace can be written
     try:

@@ -19,7 +19,7 @@ from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Artifact, find
 from infra.context import StageContext
@@ -42,6 +42,7 @@ class StageTime(BaseModel):
     name: str
     state: str
     seconds: float
+    work_seconds: float = Field(exclude=True, description="How long it took when it was really done.")
 
 
 class WorkspaceResults(WritableFileSystem):
@@ -146,17 +147,23 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: b
     except BaseException:
         context.report({"kind": "stage", "name": name, "state": "failed", "seconds": time.monotonic() - begin})
         raise
-    done = StageTime(name=name, state="cached" if state.name == "Cached" else "completed", seconds=round(time.monotonic() - begin, 3))
+    seconds = round(time.monotonic() - begin, 3)
+    time_key = f"prefect/times/{name}-{content_key(values)}"
+    if state.name == "Cached":
+        work_seconds = float(context.store.read_bytes(time_key)) if context.store.exists(time_key) else seconds
+        done = StageTime(name=name, state="cached", seconds=seconds, work_seconds=work_seconds)
+    else:
+        context.store.write_bytes(time_key, str(seconds).encode())
+        done = StageTime(name=name, state="completed", seconds=seconds, work_seconds=seconds)
     times.append(done)
     context.report({"kind": "stage", **done.model_dump()})
     return result
 
 
 def record_stages(context: StageContext, run_key: str, times: list[StageTime], started: str) -> None:
-    """Keep, beside the run, how long each stage took when it was really done; a cached stage keeps its earlier time."""
+    """Note beside the run, for its card, when it was first begun and how long each stage took when it was really done."""
     key = f"runs/{run_key}/stages.json"
-    known: dict[str, Any] = json.loads(context.store.read_bytes(key)) if context.store.exists(key) else {"started": started, "stages": {}}
-    for one in times:
-        if one.state == "completed" or one.name not in known["stages"]:
-            known["stages"][one.name] = one.model_dump()
-    context.store.write_bytes(key, json.dumps(known, indent=2).encode())
+    if context.store.exists(key):
+        started = json.loads(context.store.read_bytes(key))["started"]
+    stages = {one.name: {"name": one.name, "state": one.state, "seconds": one.work_seconds} for one in times}
+    context.store.write_bytes(key, json.dumps({"started": started, "stages": stages}, indent=2).encode())

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.user_code import digests
 from flows.artifacts import show_data, show_progress, show_result
 from flows.embedded import embedded_flow, open_context
 from flows.request import RunRequest, check_request, make_request
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, fetch
 from infra.context import StageContext
 from infra.datasets.dataset import open_dataset
 from tasks.evaluate import evaluate
@@ -83,7 +84,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         kind=algorithm.modality,
         **split,
     )
-    name = request.name or source.name or default_name(request.data)
+    name = request.name or default_name(source.name or request.data).lower()
     checked = run_stage(
         validate_stage,
         times,
@@ -98,8 +99,10 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     data = checked.data
     card = open_dataset(context.store, data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))
-    context.also_report(show_progress(name))
-    trained = run_stage(train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name)
+    context.also_report(show_progress(name, context.report))
+    trained = run_stage(
+        train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name, code=digests(options)
+    )
     common = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
     evaluation = run_stage(evaluate_stage, times, request.fresh, **common)
     # Tuning goes before train, augmentation beside validate, compression here between evaluate and package.
@@ -136,6 +139,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         registered=registered,
         config=options,
     )
+    fetch(context.store, packaged, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
     result = RunResult(
         model=registered.name,
         version=registered.version,
@@ -150,9 +154,9 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         stages=times,
         seconds=round(time.monotonic() - begin, 3),
     )
+    context.store.write_bytes(f"runs/{trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
     summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
     show_result(name, summary, result.metrics, result.baseline_metrics, result.run_card)
-    context.store.write_bytes(f"runs/{trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
     return result
 
 
@@ -214,5 +218,5 @@ def pipeline(
         min_gain=min_gain,
         fresh=fresh,
     )
-    with open_context(workers=request.workers) as context, stage_context(context):
+    with open_context(workers=request.workers, fresh=request.fresh) as context, stage_context(context):
         return run_pipeline(request, context)

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from infra._registry_log import EventLog, whoami
 from infra._registry_mlflow import MlflowBackend
-from infra._registry_sqlite import read_versions
+from infra._registry_mirror import Mirror, version_of
 from infra._registry_version import ModelVersion, check_name, to_tags
 from infra.artifacts import Artifact, fetch, find, publish
 from infra.errors import StoreAccessError
@@ -23,6 +23,9 @@ from infra.store import Store
 class Ledger:
     """MLflow's present and the log's past, kept in step.
 
+    The embedded database is one machine's own, so there the log is the truth and the database follows it (``Mirror``). A server of
+    ``settings.registry`` is common to all and may be changed by others: what it says that the log does not is logged.
+
     Args:
         settings: where MLflow is, and the state folder.
         store: packages and the log.
@@ -32,7 +35,7 @@ class Ledger:
         self._settings, self._store = settings, store
         self.log = EventLog(store)
         self.mlflow = MlflowBackend.open(settings)
-        self._database = None if settings.registry else settings.state_dir / "mlflow.db"
+        self._mirror = None if settings.registry else Mirror(settings.state_dir / "mlflow.db", self.mlflow, self.log)
 
     @cached_property
     def lock(self) -> FileLock:
@@ -47,54 +50,107 @@ class Ledger:
         return FileLock(folder / "registry.lock", timeout=120)
 
     def read(self, name: str | None = None) -> list[ModelVersion]:
-        """The versions that MLflow has; without importing it where the database is ours."""
-        found = None if self._database is None else read_versions(self._database, name)
-        return self.mlflow.versions(name) if found is None else found
+        """The versions that there are; without importing MLflow where the database is ours and in step with the log."""
+        if self._mirror is None:
+            return self._read_server(name)
+        if self._mirror.stale(name):
+            with self.lock:
+                for model in self._mirror.stale(name):  # another process may have been faster
+                    self._heal(model)
+        return self._mirror.present(name)
+
+    def _read_server(self, name: str | None) -> list[ModelVersion]:
+        found = self.mlflow.versions(name)
+        if found:
+            return found
+        lost = [model for model in ([name] if name else self.log.names()) if registered_versions(self.log.read(model))]
+        if not lost:
+            return found
+        with self.lock:
+            for model in lost:
+                self._restore_server(model)
+        return self.mlflow.versions(name)
 
     @contextmanager
     def changing(self, name: str) -> Iterator[None]:
-        """The lock (it may be held already), with everything that was begun before finished, and the log up to date."""
+        """The lock (it may be held already), with everything that was begun before finished, and log and database in step."""
         check_name(name)
         with self.lock:
             if self.lock.lock_counter == 1:
                 self._heal(name)
             yield
 
+    def register(self, record: ModelVersion, operation: Literal["register", "import"], who: str | None) -> ModelVersion:
+        """Give the version its number, and log it."""
+        if self._mirror is not None:
+            version = record.model_copy(update={"version": self.log.next_number(record.name)})
+            self.carry_out(self._registration(version, operation, who))
+            return version
+        # A server gives the number, so the version is made first; one that is not in the log yet is taken up by _heal.
+        version = record.model_copy(update={"version": self._create(record)})
+        self.log.append(self._registration(version, operation, who))
+        return version
+
     def carry_out(self, event: LogEvent) -> None:
         """Note the event, do it, log it."""
         while not self.log.begin(event):
             self._heal(event.name)  # another machine's, or one that was killed
-        self._apply(event)
+            event = event.model_copy(update={"at": self.log.stamp(event.name)})
+        self._finish(event)
+        if self._mirror is not None:
+            self._mirror.follow(event.name)
+
+    def _finish(self, event: LogEvent) -> None:
+        """Do what was begun, then log it; doing it twice does no harm."""
+        if self._mirror is not None:
+            self._mirror.follow(event.name, event)
+        else:
+            self._apply_to_server(event)
+        if event.operation == "delete":
+            self._drop_package(event)
         self.log.finish(event)
 
-    def _apply(self, event: LogEvent) -> None:
-        """Do what the event says; doing it twice does no harm."""
+    def _apply_to_server(self, event: LogEvent) -> None:
         if event.operation == "delete":
-            assert event.record is not None
-            for alias in ModelVersion(**event.record).aliases:
+            for alias in version_of(event).aliases:
                 self.mlflow.delete_alias(event.name, alias)
             self.mlflow.delete_version(event.name, event.version)
-            package = ModelVersion(**event.record).package
-            if all(version.package.digest != package.digest for version in self.read(None)):
-                self._store.delete(package.key)
         elif event.alias is not None and event.after is not None:
             self.mlflow.set_alias(event.name, event.alias, event.after)
-            if event.alias == CHAMPION and aliases_of(self.read(event.name)).get(CHALLENGER) == event.after:
+            if event.alias == CHAMPION and aliases_of(self.mlflow.versions(event.name)).get(CHALLENGER) == event.after:
                 self.mlflow.delete_alias(event.name, CHALLENGER)
 
+    def _drop_package(self, event: LogEvent) -> None:
+        """Remove the package of a deleted version unless another version, of any model, has the same."""
+        package = version_of(event).package
+        if self._mirror is None:
+            others = self.mlflow.versions(None)
+        else:  # the database may not know the models of other machines
+            logs = [self.log.read(name) + [event] * (name == event.name) for name in self.log.names()]
+            others = [version_of(made) for events in logs for made in registered_versions(events).values()]
+        if all(version.package.digest != package.digest for version in others):
+            self._store.delete(package.key)
+
     def _heal(self, name: str) -> None:
-        """Finish what was begun, log what was not logged: a version without its entry, an alias that was moved in MLflow itself."""
+        """Finish what was begun, and bring log and database together."""
         pending = self.log.pending(name)
         if pending is not None:
-            self._apply(pending)
-            self.log.finish(pending)
-        self.restore(name)
+            self._finish(pending)
+        if self._mirror is None:
+            self._restore_server(name)
+            self._log_the_unlogged(name, self.mlflow.versions(name), "outside", "changed in MLflow, not by Atelier")
+            return
+        if not self.log.keys(name) and (versions := self._mirror.present(name)):
+            self._log_the_unlogged(name, versions, "promote", "found in the database; the log was lost")
+        self._mirror.follow(name)
+
+    def _log_the_unlogged(self, name: str, versions: list[ModelVersion], operation: Literal["outside", "promote"], reason: str) -> None:
+        """Write down what the database has and the log has not: a version without its entry, an alias that was moved."""
         events = self.log.read(name)
-        versions = self.read(name)
         logged = registered_versions(events)
         for version in versions:
             if version.version not in logged:
-                self.log.append(self.registration(version, "register", None))
+                self.log.append(self._registration(version, "register", None))
         was, found = replay_aliases(events), aliases_of(versions)
         for alias in sorted(was.keys() | found.keys()):
             before, after = was.get(alias), found.get(alias)
@@ -102,39 +158,38 @@ class Ledger:
                 event = LogEvent(
                     at=self.log.stamp(name),
                     who="unknown",
-                    operation="outside",
+                    operation=operation,
                     name=name,
                     version=after or before or 0,
                     alias=alias,
                     before=before,
                     after=after,
-                    reason="changed in MLflow, not by Atelier",
+                    reason=reason,
                 )
                 self.log.append(event)
 
-    def restore(self, name: str) -> None:
-        """Bring the versions of the log into a database that has never seen the model: another machine's, or a new one after a loss."""
+    def _restore_server(self, name: str) -> None:
+        """Bring the versions of the log into a server that has never seen the model: a new one after a loss."""
         events = self.log.read(name)
         alive = registered_versions(events)
-        if not alive or self.read(name):
+        if not alive or self.mlflow.versions(name):
             return
         for number in range(1, max(alive) + 1):
             event = alive.get(number)
-            record = ModelVersion(**event.record) if event and event.record else None
-            made = self.create(record) if record else self.mlflow.create_version(name, "deleted", "", {})
+            made = self._create(version_of(event)) if event else self.mlflow.create_version(name, "deleted", "", {})
             if made != number:  # it had versions, which were deleted in MLflow itself: that is for a person to decide
                 self.mlflow.delete_version(name, made)
                 return
-            if record is None:
+            if event is None:
                 self.mlflow.delete_version(name, number)
         for alias, number in replay_aliases(events).items():
             self.mlflow.set_alias(name, alias, number)
 
-    def create(self, version: ModelVersion) -> int:
+    def _create(self, version: ModelVersion) -> int:
         """Put the version into MLflow; its number."""
         return self.mlflow.create_version(version.name, f"atelier:{version.package.key}", version.run_id, to_tags(version))
 
-    def registration(self, version: ModelVersion, operation: Literal["register", "import"], who: str | None) -> LogEvent:
+    def _registration(self, version: ModelVersion, operation: Literal["register", "import"], who: str | None) -> LogEvent:
         """The event that says that this version is there."""
         return LogEvent(
             at=self.log.stamp(version.name),

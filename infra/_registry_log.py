@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from infra._registry_version import iso, now
@@ -13,7 +12,7 @@ from infra.errors import ArtifactNotFoundError
 from infra.promotion import LogEvent
 from infra.store import Store
 
-_LOG, _PENDING = "registry/log", "registry/pending"
+_LOG, _PENDING, _NUMBERS = "registry/log", "registry/pending", "registry/numbers"
 
 
 def whoami() -> str:
@@ -30,16 +29,32 @@ class EventLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._read: dict[str, LogEvent] = {}  # by key; they never change
 
     def names(self) -> list[str]:
-        return sorted({key.removeprefix(f"{_LOG}/").split("/")[0] for key in self._store.list(f"{_LOG}/")})
+        return sorted(self.keys())
+
+    def keys(self, name: str | None = None) -> dict[str, list[str]]:
+        """The keys of the events of each model, or of this one, in order; a model without events is not among them."""
+        found: dict[str, list[str]] = {}
+        for key in self._store.list(f"{_LOG}/{name}/" if name else f"{_LOG}/"):
+            found.setdefault(key.removeprefix(f"{_LOG}/").split("/")[0], []).append(key)
+        return found
+
+    def event(self, key: str) -> LogEvent:
+        if key not in self._read:
+            self._read[key] = LogEvent.model_validate_json(self._store.read_bytes(key))
+        return self._read[key]
 
     def read(self, name: str) -> list[LogEvent]:
-        return list(self._events(name))
+        return [self.event(key) for key in self.keys(name).get(name, [])]
 
-    def _events(self, name: str) -> Iterator[LogEvent]:
-        for key in self._store.list(f"{_LOG}/{name}/"):
-            yield LogEvent.model_validate_json(self._store.read_bytes(key))
+    def next_number(self, name: str) -> int:
+        """A version's number that nobody has or gets again: claimed in the store, so that two machines never take the same."""
+        number = 1 + max((event.version for event in self.read(name)), default=0)
+        while not self._store.create(f"{_NUMBERS}/{name}/{number}", whoami().encode()):
+            number += 1
+        return number
 
     def stamp(self, name: str) -> str:
         """A time for the next event: now, or just after the last event if this machine's clock is behind it."""
@@ -74,4 +89,5 @@ class EventLog:
     def finish(self, event: LogEvent) -> None:
         """The event was carried out: it goes into the log, and the note goes away."""
         self.append(event)
-        self._store.delete(f"{_PENDING}/{event.name}.json")
+        if self.pending(event.name) == event:  # another machine may have finished it, and begun one of its own
+            self._store.delete(f"{_PENDING}/{event.name}.json")

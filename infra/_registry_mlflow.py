@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from infra._registry_sqlite import MARK
 from infra._registry_version import ModelVersion, from_tags
 from infra.errors import ServiceError
 from infra.settings import Settings
@@ -172,10 +173,24 @@ class MlflowBackend:
 
     def create_version(self, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
         """A new version with all its tags at once; its number."""
-        with self._ours(unless=_EXISTS) as client:
-            client.create_registered_model(name)
+        self._create_model(name)
         with self._ours() as client:
             return int(client.create_model_version(name, source, run_id=run_id or None, tags=dict(tags), await_creation_for=0).version)
+
+    def _create_model(self, name: str) -> None:
+        with self._ours(unless=_EXISTS) as client:
+            client.create_registered_model(name)
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Note on the model itself which state of the log it was brought to."""
+        self._create_model(name)
+        with self._ours() as client:
+            client.set_registered_model_tag(name, MARK, value)
+
+    def delete_model(self, name: str) -> None:
+        """Remove all versions and forget their numbers; nothing happens if there is no such model."""
+        with self._ours(unless=_MISSING) as client:
+            client.delete_registered_model(name)
 
     def set_tag(self, name: str, version: int, key: str, value: str) -> None:
         with self._ours() as client:

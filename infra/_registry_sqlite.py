@@ -13,6 +13,7 @@ from pathlib import Path
 from infra._registry_version import ModelVersion, from_tags
 
 _DELETED = "Deleted_Internal"
+MARK = "atelier.log"  # tag of a registered model, see Mirror
 
 
 def read_versions(database: Path, name: str | None = None) -> list[ModelVersion] | None:
@@ -39,3 +40,24 @@ def read_versions(database: Path, name: str | None = None) -> list[ModelVersion]
         if stage != _DELETED
     ]
     return sorted((version for version in found if version is not None), key=lambda version: (version.name, version.version))
+
+
+def read_marks(database: Path) -> dict[str, str]:
+    """The tag ``MARK`` of each model; none if the tables are not those of the MLflow that this was written for."""
+    if not database.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+            rows = connection.execute("SELECT name, value FROM registered_model_tags WHERE key = ?", (MARK,)).fetchall()
+    except sqlite3.DatabaseError:
+        return {}  # a model without a mark is compared with its log
+    return {str(name): str(value) for name, value in rows}
+
+
+def last_number(database: Path, name: str) -> int:
+    """The highest number that a version ever had, deleted ones and those of others included; 0 if there is none."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        (last,) = connection.execute("SELECT MAX(version) FROM model_versions WHERE name = ?", (name,)).fetchone()
+    return int(last or 0)

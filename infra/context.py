@@ -33,6 +33,7 @@ class StageContext:
         store: the workspace.
         report: gets every event (a JSON value with a ``kind``, see ``algorithms.run.Run``).
         workers: ranks of a distributed training.
+        fresh: do everything again, also what lies in the store already.
         backend: how ranks talk: auto, horovod or torch.
     """
 
@@ -41,6 +42,7 @@ class StageContext:
     report: Callable[[dict[str, Any]], None] = _ignore
     workers: int = 1
     backend: Backend = "auto"
+    fresh: bool = False
     _stack: ExitStack = field(default_factory=ExitStack)
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="start-cluster"))
     _starting: Future[Client] | None = None
@@ -54,9 +56,10 @@ class StageContext:
         *,
         workers: int = 1,
         backend: Backend | None = None,
+        fresh: bool = False,
     ) -> StageContext:
         settings = settings or load_settings()
-        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend)
+        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend, fresh)
 
     def client(self) -> Client:
         """The Dask cluster's client; started on the first call, the same one afterwards.
@@ -98,13 +101,13 @@ class StageContext:
     def launch_ranks(self, spec: BaseModel, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
 
-        A rank gets its share of its host's threads; one rank alone gets all of them.
+        A rank gets its share of its host's threads; one rank alone gets all of them. On a cluster elsewhere its hosts' cores count, not ours.
         """
         from infra.launch import launch
 
-        threads = max(1, self.settings.slots // num_ranks)
+        threads = max(1, self.settings.slots // num_ranks) if self.settings.cluster == "local" else None
         launch(
-            spec.model_copy(update={"threads": threads}).model_dump_json(),
+            spec.model_dump_json(),
             client=self.client(),
             num_ranks=num_ranks,
             backend=self.backend,

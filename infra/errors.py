@@ -23,6 +23,7 @@
         ├── DatasetNotFoundError        (LookupError)
         ├── ModelNotFoundError          (LookupError)
         ├── NotEnoughSlotsError         (ValueError)
+        ├── AlreadyRunningError         (RuntimeError)
         └── StoreAccessError            (OSError)          wrong credentials, read-only, no space
 
 The arguments of every constructor are JSON values and go to ``super().__init__`` positionally, so an error survives pickling
@@ -271,6 +272,15 @@ class NotEnoughSlotsError(InputError, ValueError):
             f"{self.wanted} workers were asked for, but the cluster ({self.cluster}) has {self.available} slots. "
             f"Use --workers {self.available} or fewer, or give the cluster more (ATELIER_SLOTS, ATELIER_CLUSTER)."
         )
+
+
+class AlreadyRunningError(InputError, RuntimeError):
+    def __init__(self, run_key: str) -> None:
+        super().__init__(run_key)
+        self.run_key = run_key
+
+    def __str__(self) -> str:
+        return f"Another process is at this very training just now ({self.run_key[:12]}). Wait for it, or end it, and run the same command again."
 
 
 class StoreAccessError(InputError, OSError):

@@ -22,10 +22,11 @@ from pathlib import Path
 from types import TracebackType
 
 from infra._supervisor import start_supervised
-from infra.errors import ServiceError
+from infra.errors import ServiceError, StoreAccessError
 from infra.settings import Settings
 
 STARTUP_TIMEOUT_S = 120.0
+_own_urls: set[str] = set()
 LOGGING_CONFIG = Path(__file__).with_name("prefect_logging.yml")
 
 
@@ -42,7 +43,7 @@ def quiet_environment() -> dict[str, str]:
 
 def configured_url() -> str | None:
     """The API that the user chose by variable or Prefect profile, if any; read without importing Prefect, which takes seconds."""
-    if url := os.environ.get("PREFECT_API_URL"):
+    if (url := os.environ.get("PREFECT_API_URL")) and url not in _own_urls:
         return url
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
@@ -57,12 +58,6 @@ def configured_url() -> str | None:
 
 def _database_url(path: Path) -> str:
     return f"sqlite+aiosqlite:///{path}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def template_path(settings: Settings) -> Path:
@@ -107,15 +102,18 @@ class EmbeddedServer:
 
     def __init__(self, settings: Settings) -> None:
         self.home = settings.state_dir / "prefect"
-        self.home.mkdir(parents=True, exist_ok=True)
         database = self.home / "prefect.db"
-        if not database.exists():
-            partial = database.with_name(f"prefect.db.{os.getpid()}.partial")
-            shutil.copyfile(make_template(settings), partial)
-            partial.replace(database)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            if not database.exists():
+                partial = database.with_name(f"prefect.db.{os.getpid()}.partial")
+                shutil.copyfile(make_template(settings), partial)
+                partial.replace(database)
+        except OSError as error:
+            raise StoreAccessError(str(self.home), str(error.strerror or error), "Give it room and permission to write.") from None
         self.log = self.home / "server.log"
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}/api"
+        listening = socket.create_server(("127.0.0.1", 0))  # bound here, so that nobody can take the port in between
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         environment = {
             **os.environ,
             **quiet_environment(),
@@ -129,10 +127,10 @@ class EmbeddedServer:
         }
         for variable in ("PREFECT_API_URL", "OMP_NUM_THREADS"):
             environment.pop(variable, None)
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
-        with self.log.open("ab") as log:
-            self.process = start_supervised(command, env=environment, output_fd=log.fileno(), grace_s=3.0)
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += ["--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]
+        with self.log.open("ab") as log, listening:
+            self.process = start_supervised(command, env=environment, output_fd=log.fileno(), pass_fds=[listening.fileno()], grace_s=3.0)
 
     def wait(self) -> str:
         """The API's URL, once it answers.
@@ -175,11 +173,16 @@ def prefect_server(settings: Settings) -> Iterator[EmbeddedServer | None]:
         return
     with EmbeddedServer(settings) as server:
         # Where Prefect is not imported yet, it reads this once and every thread of its knows the address.
+        _own_urls.add(server.url)
+        before = os.environ.get("PREFECT_API_URL")
         os.environ["PREFECT_API_URL"] = server.url
         try:
             yield server
         finally:
-            del os.environ["PREFECT_API_URL"]
+            if before is None:
+                os.environ.pop("PREFECT_API_URL", None)
+            else:
+                os.environ["PREFECT_API_URL"] = before
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from infra._registry_version import ModelVersion, check_name, figures, iso, now,
 from infra._registry_zip import pack, unpack
 from infra.artifacts import Artifact, fetch, publish
 from infra.errors import InvalidOptionError, ModelNotFoundError
-from infra.promotion import CHALLENGER, CHAMPION, LogEvent, Operation, live_at, previous_champion, registered_versions, replay_aliases
+from infra.promotion import CHALLENGER, CHAMPION, LogEvent, Operation, live_at, previous_champion, replay_aliases
 from infra.settings import Settings
 from infra.store import Store
 
@@ -63,15 +63,7 @@ class Registry:
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Versions of one model, or of all, by name and number."""
-        found = self._ledger.read(name)
-        if not found and (
-            lost := [model for model in ([name] if name else self._ledger.log.names()) if registered_versions(self._ledger.log.read(model))]
-        ):
-            with self._ledger.lock:
-                for model in lost:
-                    self._ledger.restore(model)
-            found = self._ledger.read(name)
-        return found
+        return self._ledger.read(name)
 
     def get(self, ref: str) -> ModelVersion:
         """The version of ``name@alias`` or ``name/3``; of ``name`` the champion, or the latest if there is none.
@@ -178,11 +170,7 @@ class Registry:
                 run_card=run_card_key,
                 tags=dict(tags or {}),
             )
-            # The version's number comes from MLflow, so it is made first; one that is not in the log yet is taken up by _heal.
-            number = self._ledger.create(record)
-            version = record.model_copy(update={"version": number})
-            self._ledger.log.append(self._ledger.registration(version, operation, who))
-            return version
+            return self._ledger.register(record, operation, who)
 
     def promote(
         self,

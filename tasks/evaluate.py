@@ -20,7 +20,7 @@ def evaluate(algorithm: str, config: dict[str, Any], data: DatasetRef, trained: 
         config=config,
         dataset=data,
         workspace=context.settings.workspace_uri,
-        output=f"runs/{trained.run_key}/evaluation",
+        output=f"runs/{trained.run_key}/evaluation-{trained.artifact.digest[:12]}",
         model=trained.artifact,
     )
     return run_verb(spec, context)

@@ -9,6 +9,7 @@ from algorithms.run import RunSpec
 from infra.artifacts import Artifact, read_file
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
+from infra.keys import content_key
 from tasks.train import Trained
 from tasks.verbs import run_verb
 
@@ -21,15 +22,17 @@ def package(
     Raises:
         ParityError: onnxruntime's output differs from the trained model's; nothing is published.
     """
+    lineage = {**lineage, "run_key": trained.run_key}
+    made_from = content_key({"trained": trained.artifact, "lineage": lineage})
     spec = RunSpec(
         verb="export",
         algorithm=algorithm,
         config=config,
         dataset=data,
         workspace=context.settings.workspace_uri,
-        output=f"runs/{trained.run_key}/package",
+        output=f"runs/{trained.run_key}/package-{made_from[:12]}",
         model=trained.artifact,
-        lineage={**lineage, "run_key": trained.run_key},
+        lineage=lineage,
     )
     return run_verb(spec, context)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
 from algorithms.run import RunSpec
-from infra.artifacts import Artifact, find
+from infra.artifacts import Artifact, find, read_file
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
+from infra.errors import AlreadyRunningError
 from infra.keys import content_key
 from infra.registry import Registry
 
@@ -22,50 +26,99 @@ class Trained(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     artifact: Artifact
-    run_key: str = Field(description="Names the training: algorithm, options and data; the same on every attempt.")
+    run_key: str = Field(description="Names the training: algorithm, options, data and the user's own code; the same on every attempt.")
     run_id: str = Field(description="MLflow run.")
     world_size: int
 
 
-def training_key(algorithm: str, config: dict[str, Any], data: DatasetRef) -> str:
-    """The identity of a training. The number of workers is not part of it: with a global batch the result does not depend on it."""
-    return content_key({"algorithm": algorithm, "config": config, "dataset": data.digest})
+def training_key(algorithm: str, config: dict[str, Any], data: DatasetRef, code: dict[str, str]) -> str:
+    """The identity of a training. The number of workers is not part of it: a killed training may go on with more or fewer."""
+    return content_key({"algorithm": algorithm, "config": config, "dataset": data.digest, "code": code})
 
 
-def train(algorithm: str, config: dict[str, Any], data: DatasetRef, *, name: str, context: StageContext) -> Trained:
+def train(
+    algorithm: str, config: dict[str, Any], data: DatasetRef, *, name: str, code: dict[str, str] | None = None, context: StageContext
+) -> Trained:
     """Train on ``context.workers`` ranks; a training that was killed goes on from its last checkpoint.
 
+    Args:
+        code: digests of the user's own code and weights that the options name (``algorithms.user_code.digests``): other code, other training.
+
     Raises:
+        AlreadyRunningError: another process on this machine is at the same training.
         NotEnoughSlotsError, RankFailedError, DeadlineExceededError, and whatever error of ours a rank raised.
     """
-    run_key = training_key(algorithm, config, data)
+    run_key = training_key(algorithm, config, data, code or {})
     folder = f"runs/{run_key}"
-    output = f"{folder}/trained"
-    num_ranks = context.workers if find_algorithm(algorithm).engine.distributed else 1
     registry = Registry(context.settings, context.store)
-    run_id = _tracking_run(registry, context, folder, name, {"algorithm": algorithm, "dataset": data.digest, "run_key": run_key, **config})
-    artifact = find(context.store, output)
-    if artifact is None:
-        spec = RunSpec(
-            verb="train",
-            algorithm=algorithm,
-            config=config,
-            dataset=data,
-            workspace=context.settings.workspace_uri,
-            output=output,
-            checkpoints=f"{folder}/checkpoints",
-        )
+    with _alone(run_key, context):
+        if context.fresh:
+            for part in ("trained", "checkpoints", "mlflow.json"):
+                context.store.delete(f"{folder}/{part}")
+        artifact = find(context.store, f"{folder}/trained")
+        params = {"algorithm": algorithm, "dataset": data.digest, "run_key": run_key, **config}
+        run_id = _tracking_run(registry, context, folder, name, params)
+        if artifact is None:
+            artifact = _run_ranks(algorithm, config, data, folder, run_id, registry, context)
+            context.store.delete(f"{folder}/checkpoints")  # they served to get here
+    world_size = json.loads(read_file(context.store, artifact, "history.json")).get("world_size", 1)
+    return Trained(artifact=artifact, run_key=run_key, run_id=run_id, world_size=world_size)
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event.get("kind") == "metrics":
-                registry.log_metrics(run_id, int(event["step"]), event["values"])
-            context.report(event)
 
-        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event)
-        artifact = find(context.store, output)
-        assert artifact is not None, f"ranks ended well but left nothing at {output}"
-    registry.log_run_end(run_id, "FINISHED")
-    return Trained(artifact=artifact, run_key=run_key, run_id=run_id, world_size=num_ranks)
+def _run_ranks(
+    algorithm: str, config: dict[str, Any], data: DatasetRef, folder: str, run_id: str, registry: Registry, context: StageContext
+) -> Artifact:
+    spec = RunSpec(
+        verb="train",
+        algorithm=algorithm,
+        config=config,
+        dataset=data,
+        workspace=context.settings.workspace_uri,
+        output=f"{folder}/trained",
+        checkpoints=f"{folder}/checkpoints",
+    )
+    told = False
+
+    def on_event(event: dict[str, Any]) -> None:
+        nonlocal told
+        context.report(event)
+        if event.get("kind") != "metrics":
+            return
+        try:
+            registry.log_metrics(run_id, int(event["step"]), event["values"])
+        except Exception as error:  # noqa: BLE001 - a tracking server that hiccups must not end a training
+            if not told:
+                context.report({"kind": "log", "message": f"MLflow does not take the metrics ({error}); history.json has them all"})
+            told = True
+
+    status = "FAILED"
+    try:
+        context.launch_ranks(spec, num_ranks=context.workers if find_algorithm(algorithm).engine.distributed else 1, on_event=on_event)
+        artifact = find(context.store, spec.output)
+        assert artifact is not None, f"ranks ended well but left nothing at {spec.output}"
+        status = "FINISHED"
+        return artifact
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        registry.log_run_end(run_id, status)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _alone(run_key: str, context: StageContext) -> Iterator[None]:
+    """Keep two processes of this machine from writing the same checkpoints; the lock ends with its process."""
+    folder = context.settings.state_dir / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{run_key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise AlreadyRunningError(run_key) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _tracking_run(registry: Registry, context: StageContext, folder: str, name: str, params: dict[str, Any]) -> str:

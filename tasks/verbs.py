@@ -9,6 +9,8 @@ from infra.context import StageContext
 
 def run_verb(spec: RunSpec, context: StageContext) -> Artifact:
     """The artifact at ``spec.output``: there already, or made now by one rank with all the threads of its host."""
+    if context.fresh:
+        context.store.delete(spec.output)
     artifact = find(context.store, spec.output)
     if artifact is None:
         context.launch_ranks(spec, num_ranks=1, on_event=context.report)

@@ -36,6 +36,7 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.DatasetNotFoundError("digits", ["letters"]),
     infra.errors.ModelNotFoundError("digits", []),
     infra.errors.NotEnoughSlotsError(8, 2, "local"),
+    infra.errors.AlreadyRunningError("0123456789abcdef"),
     infra.errors.StoreAccessError("/workspace", "no space left on device", "Free some."),
 ]
 BUILTINS = {ArithmeticError, ConnectionError, RuntimeError, TimeoutError, ImportError, ValueError, LookupError, OSError}

@@ -10,8 +10,8 @@ from typing import Literal
 from filelock import FileLock
 
 from infra._registry_log import EventLog, whoami
-from infra._registry_mlflow import MlflowBackend
 from infra._registry_mirror import Mirror, version_of
+from infra._registry_mlflow import MlflowBackend
 from infra._registry_version import ModelVersion, check_name, to_tags
 from infra.artifacts import Artifact, fetch, find, publish
 from infra.errors import StoreAccessError
@@ -83,7 +83,8 @@ class Ledger:
     def register(self, record: ModelVersion, operation: Literal["register", "import"], who: str | None) -> ModelVersion:
         """Give the version its number, and log it."""
         if self._mirror is not None:
-            version = record.model_copy(update={"version": self.log.next_number(record.name)})
+            number = self.log.next_number(record.name, above=self._mirror.last_number(record.name))
+            version = record.model_copy(update={"version": number})
             self.carry_out(self._registration(version, operation, who))
             return version
         # A server gives the number, so the version is made first; one that is not in the log yet is taken up by _heal.

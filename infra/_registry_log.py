@@ -49,9 +49,10 @@ class EventLog:
     def read(self, name: str) -> list[LogEvent]:
         return [self.event(key) for key in self.keys(name).get(name, [])]
 
-    def next_number(self, name: str) -> int:
+    def next_number(self, name: str, above: int) -> int:
         """A version's number that nobody has or gets again: claimed in the store, so that two machines never take the same."""
         number = 1 + max((event.version for event in self.read(name)), default=0)
+        number = max(number, above + 1)
         while not self._store.create(f"{_NUMBERS}/{name}/{number}", whoami().encode()):
             number += 1
         return number

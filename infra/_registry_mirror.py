@@ -34,6 +34,10 @@ class Mirror:
         found = read_versions(self._database, name)
         return self._mlflow.versions(name) if found is None else found
 
+    def last_number(self, name: str) -> int:
+        """The highest number that MLflow ever gave to a version of this model in this database."""
+        return last_number(self._database, name)
+
     def stale(self, name: str | None = None) -> list[str]:
         """The logged models, of this name or all, that the database does not hold as the log says."""
         keys = self._log.keys(name)
@@ -58,7 +62,7 @@ class Mirror:
         wanted = {number: version_of(event) for number, event in registered_versions(events).items()}
         present = {version.version: version for version in self.present(name)}
         missing = sorted(wanted.keys() - present.keys())
-        others = [number for number in wanted.keys() & present.keys() if wanted[number].package != present[number].package]
+        others = [number for number in wanted.keys() & present.keys() if wanted[number].package.digest != present[number].package.digest]
         # MLflow gives numbers in order and never again: what stands in the way of a logged version goes away with the whole model.
         if others or (missing and missing[0] <= last_number(self._database, name)):
             self._mlflow.delete_model(name)

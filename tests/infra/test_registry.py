@@ -369,14 +369,27 @@ def test_a_version_that_was_made_and_not_logged_is_logged_by_the_next_call(
     assert [event.operation for event in registry.history("digits")] == ["register"]
 
 
-def test_an_alias_that_was_moved_in_mlflow_itself_is_logged(registry: Registry, store: Store, tmp_path: Path) -> None:
+def test_an_alias_that_was_moved_on_a_server_is_logged(registry: Registry, settings: Settings, store: Store, tmp_path: Path) -> None:
+    registry.start_run("makes the database", {}, {})
+    server = settings.model_copy(update={"registry": f"sqlite:///{settings.state_dir / 'mlflow.db'}"})
+    shared = Registry(server, store)
+    add(shared, store, tmp_path, "one")
+    add(shared, store, tmp_path, "two")
+    shared.promote("digits", 1)
+    shared._ledger.mlflow.set_alias("digits", "champion", 2)
+    event = shared.history("digits")[-1]
+    assert (event.operation, event.before, event.after, event.who) == ("outside", 1, 2, "unknown")
+    assert shared.rollback("digits").version == 1
+
+
+def test_an_alias_that_was_moved_in_our_own_database_is_put_back(registry: Registry, store: Store, tmp_path: Path) -> None:
     add(registry, store, tmp_path, "one")
     add(registry, store, tmp_path, "two")
     registry.promote("digits", 1)
     registry._ledger.mlflow.set_alias("digits", "champion", 2)
-    event = registry.history("digits")[-1]
-    assert (event.operation, event.before, event.after, event.who) == ("outside", 1, 2, "unknown")
-    assert registry.rollback("digits").version == 1
+    registry._ledger.mlflow.delete_version("digits", 1)
+    assert registry.get("digits").ref == "digits/1"
+    assert [event.operation for event in registry.history("digits")] == ["register", "register", "promote"]
 
 
 def test_a_new_database_takes_the_versions_from_the_log(
@@ -409,6 +422,97 @@ def test_another_machine_sees_the_versions_of_a_workspace_on_s3(
     assert other.package_folder(version).joinpath("model.onnx").read_text() == "one"
     assert add(other, store, tmp_path, "two").version == 2
     assert [event.operation for event in other.history("digits")] == ["register", "promote", "register"]
+
+
+@pytest.fixture
+def machines(s3_workspace: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Registry]:
+    """Three machines with one workspace, each with a database of its own."""
+    made = []
+    for name in ("one", "two", "three"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+        registry = Registry(Settings(workspace=s3_workspace, cache_dir=cache), open_store(s3_workspace))
+        assert registry._ledger.lock.lock_file.startswith(str(tmp_path / name))
+        made.append(registry)
+    return made
+
+
+def test_machines_in_turn_go_on_where_the_other_was(s3_workspace: str, tmp_path: Path, machines: list[Registry]) -> None:
+    store = open_store(s3_workspace)
+    one, two, three = machines
+    add(one, store, tmp_path, "one")
+    one.promote("digits", 1)
+    assert add(two, store, tmp_path, "two").version == 2
+    two.promote("digits", 2)
+    assert one.get("digits").ref == "digits/2"
+    assert add(one, store, tmp_path, "three").version == 3
+    one.promote("digits", 3, "challenger")
+    two.delete("digits", 1)
+    assert add(three, store, tmp_path, "four").version == 4
+    for machine in machines:
+        assert [(version.version, version.aliases) for version in machine.versions()] == [(2, ["champion"]), (3, ["challenger"]), (4, [])]
+    operations = [(event.operation, event.version) for event in one.history("digits")]
+    assert operations == [
+        ("register", 1),
+        ("promote", 1),
+        ("register", 2),
+        ("promote", 2),
+        ("register", 3),
+        ("promote", 3),
+        ("delete", 1),
+        ("register", 4),
+    ]
+
+
+def test_a_package_that_only_another_machine_knows_of_stays(s3_workspace: str, tmp_path: Path, machines: list[Registry]) -> None:
+    store = open_store(s3_workspace)
+    add(machines[0], store, tmp_path, "one")
+    other = add(machines[1], store, tmp_path, "one", name="other")
+    machines[0].delete("digits", 1)
+    assert find(store, other.package.key) is not None
+
+
+@pytest.mark.parametrize("method", ["create_version", "set_alias", "set_mark"])
+def test_a_restoration_that_was_killed_is_finished_by_the_next_call(
+    method: str, s3_workspace: str, tmp_path: Path, machines: list[Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3_workspace)
+    one, two, _ = machines
+    for content in ("one", "two"):
+        add(one, store, tmp_path, content)
+    one.promote("digits", 2)
+    calls, real = [], getattr(MlflowBackend, method)
+
+    def second_time(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2 or method != "create_version":
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowBackend, method, second_time)
+        with pytest.raises(Killed):
+            two.versions()
+    assert two.versions() == one.versions()
+    assert two.history("digits") == one.history("digits")
+    assert add(two, store, tmp_path, "three").version == 3
+
+
+def test_a_version_in_the_way_of_a_logged_one_goes(registry: Registry, settings: Settings, store: Store, tmp_path: Path) -> None:
+    add(registry, store, tmp_path, "one")
+    registry._ledger.mlflow.create_version("digits", "of somebody else", "", {})
+    elsewhere = settings.model_copy(update={"workspace": str(tmp_path / "elsewhere")})
+    other = Registry(elsewhere, store)  # the same log, another database
+    assert add(other, store, tmp_path, "two").version == 2
+    assert [version.ref for version in registry.versions()] == ["digits/1", "digits/2"]
+    assert registry.versions() == other.versions()
+
+
+def test_a_database_without_its_log_is_written_into_a_new_one(registry: Registry, store: Store, tmp_path: Path) -> None:
+    add(registry, store, tmp_path, "one")
+    registry.promote("digits", 1)
+    store.delete("registry")
+    assert add(registry, store, tmp_path, "two").version == 2
+    assert [(event.operation, event.version) for event in registry.history("digits")] == [("register", 1), ("promote", 1), ("register", 2)]
 
 
 def test_events_are_never_replaced_and_sort_by_time(registry: Registry, store: Store, tmp_path: Path) -> None:

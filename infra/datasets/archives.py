@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import shutil
@@ -64,7 +65,10 @@ def unpack(archive: Path, target: Path, name: str, limits: Limits | None = None)
             _unpack_zip(archive, target, budget)
         else:
             _unpack_tar(archive, target, budget)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError) as error:
+        # Damaged bzip2 data is an OSError without a number, a zip that points before its own start one with EINVAL; others are the disk's.
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno not in (None, errno.EINVAL):
+            raise
         raise InvalidSourceError(
             name, [f"the archive cannot be read: {error or type(error).__name__}"], "Make or download it again."
         ) from error
@@ -142,6 +146,10 @@ def _unpack_tar(archive: Path, target: Path, budget: _Budget) -> None:
                     _copy(stream, path, member.name, budget)
             else:
                 raise UnsafeArchiveError(budget.name, member.name, "is neither a file nor a folder")
+        # The checksum of compressed data stands behind its end, and tarfile stops before that.
+        assert file.fileobj is not None, "open for reading"
+        while chunk := file.fileobj.read(_CHUNK):
+            budget.check("its end", 0, len(chunk))
 
 
 def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import random
 import shutil
 import stat
 import tarfile
@@ -132,3 +134,46 @@ def test_an_archive_that_was_cut_off_is_told(store: Store, folder: Path, tmp_pat
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(InvalidSourceError, match="archive cannot be read"):
         import_source(store, str(archive), "packed")
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar", "bztar", "xztar", "bzip2 in zip", "lzma in zip"])
+def test_an_archive_with_damaged_bytes_is_told(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.bin").write_bytes(random.Random(0).randbytes(50_000))  # not compressible, so stored as it is: only the checksum tells
+    if " in " in form:
+        archive = tmp_path / "packed.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_BZIP2 if "bzip2" in form else zipfile.ZIP_LZMA) as file:
+            file.write(source / "a.bin", "a.bin")
+    else:
+        archive = Path(shutil.make_archive(str(tmp_path / "packed"), form, source))
+    data = bytearray(archive.read_bytes())
+    for number, place in enumerate((200, len(data) // 2, len(data) - 3000)):
+        damaged = tmp_path / f"damaged{number}{''.join(archive.suffixes)}"
+        damaged.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        with pytest.raises(InvalidSourceError, match="archive cannot be read") as caught:
+            unpack(damaged, tmp_path / f"out{number}", damaged.name)
+        assert caught.value.exit_status == 2
+
+
+def test_a_zip_that_points_before_its_start_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.csv", "a,b\n1,2\n")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[-10:-6] = (1000).to_bytes(4, "little")  # the size of the central directory
+    data[-6:-2] = (0).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(InvalidSourceError, match="archive cannot be read"):
+        unpack(tmp_path / "a.zip", tmp_path / "out", "a.zip")
+
+
+def test_an_error_of_the_disk_is_not_the_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.csv", "a,b\n1,2\n")
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        unpack(tmp_path / "a.zip", tmp_path / "out", "a.zip")

@@ -43,8 +43,15 @@ def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:
     return first + count * rank // size, first + count * (rank + 1) // size
 
 
+def num_parts(count: int, accumulation: int, least: int) -> int:
+    """Into how many parts a rank cuts its share of ``count`` samples: as many as wished, but none with fewer than ``least`` samples."""
+    return max(1, min(accumulation, count // least))
+
+
 def check_shares(num_samples: int, batch_size: int, size: int, least: int) -> None:
     """Refuse batches that leave a rank with fewer than ``least`` samples (1; or 2 with batch normalisation, which needs a spread).
+
+    Accumulation is not judged here: ``num_parts`` cuts a share into fewer parts where it is small.
 
     Raises:
         InvalidOptionError: which batch size or number of workers would do.

@@ -51,7 +51,8 @@ class Training:
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        batches.check_shares(self.num_samples, config.batch_size, self.collectives.size, 2 if normalises else 1)
+        self.least = 2 if normalises else 1
+        batches.check_shares(self.num_samples, config.batch_size, self.collectives.size, self.least)
         self.steps = batches.num_steps(self.num_samples, config.batch_size)
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
         broadcast_module(model, self.collectives)
@@ -106,7 +107,7 @@ class Training:
         for step in range(first_step, self.steps):
             bounds = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
             first, last = batches.share(*bounds, self.collectives.rank, self.collectives.size)
-            parts = min(self.config.accumulation, last - first)
+            parts = batches.num_parts(last - first, self.config.accumulation, self.least)
             yield np.array_split(order[first:last], parts)
 
     def _batch_size(self, step: int) -> int:

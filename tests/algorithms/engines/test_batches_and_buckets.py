@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from algorithms.engines.averaging import WeightAverage
-from algorithms.engines.batches import Reader, batch_bounds, check_shares, epoch_order, num_steps, share
+from algorithms.engines.batches import Reader, batch_bounds, check_shares, epoch_order, num_parts, num_steps, share
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
 from infra.collectives import LocalCollectives
 from infra.errors import InvalidOptionError
@@ -42,6 +42,14 @@ def test_a_batch_that_leaves_a_rank_too_little_is_refused_with_what_would_do() -
     check_shares(100, 8, 3, 2)
     with pytest.raises(InvalidOptionError, match="leaves a worker with 1 in a step"):
         check_shares(100, 16, 8, 2)
+
+
+def test_accumulation_cuts_no_part_that_is_too_small() -> None:
+    assert [num_parts(4, accumulation, 2) for accumulation in (1, 2, 4, 100)] == [1, 2, 2, 2]
+    assert [num_parts(count, 4, 2) for count in (2, 3, 5, 8, 9)] == [1, 1, 2, 4, 4]
+    assert num_parts(3, 4, 1) == 3
+    for count in range(2, 40):
+        assert min(map(len, np.array_split(np.arange(count), num_parts(count, 7, 2)))) >= 2
 
 
 class Squares:

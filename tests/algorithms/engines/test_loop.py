@@ -85,6 +85,21 @@ def test_one_rank_and_three_agree_on_the_same_global_batch(workplace: Workplace,
     assert not (ranks[1].output_dir / "model.safetensors").exists()
 
 
+def test_batch_normalisation_never_learns_from_one_sample(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = torch.nn.BatchNorm2d.forward
+
+    def watched(self: torch.nn.BatchNorm2d, inputs: torch.Tensor) -> torch.Tensor:
+        sizes.extend([len(inputs)] if self.training else [])
+        return real(self, inputs)
+
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", watched)
+    options = {**TINY, "epochs": 1, "batch_size": 8, "accumulation": 4}
+    on_ranks(2, lambda collectives: workplace.train(SMALL_CNN, "ranks", collectives=collectives, **options))
+    assert set(sizes) <= {2, 3}
+    assert sizes
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(workplace: Workplace) -> None:
     first, second = (workplace.train(SMALL_CNN, name, **TINY) for name in ("first", "second"))
     assert_equal_weights(first, second)

@@ -84,13 +84,12 @@ def validate(
     key = f"validations/{content_key({'version': VERSION, 'dataset': data.digest, 'expectations': rules, **policy})}"
     report = find(context.store, key)
     answer = None if report is None else json.loads(read_file(context.store, report, REPORT))
-    if report is None or answer is None or not _is_there(context, answer):
+    if report is None or answer is None or not _is_judged(answer) or not _is_there(context, answer):
         gate = _Gate(dataset, expectations, suite, target, regression, used, on_invalid, max_invalid_share)
-        answer = _examine(gate, key, context)
-        report = find(context.store, key)
-        assert report is not None
+        answer, report = _examine(gate, key, context)
     if answer["decision"]["action"] == "fail":
-        raise ValidationFailedError(data.name or data.digest[:16], answer["decision"]["failures"], _location(context, key), _hint(answer))
+        location = _location(context, report.key)
+        raise ValidationFailedError(data.name or data.digest[:16], answer["decision"]["failures"], location, _hint(answer))
     return Validated(
         data=DatasetRef(digest=answer["data"]["digest"], name=data.name, kind=data.kind),
         report=report,
@@ -130,6 +129,11 @@ def _target(algorithm: Algorithm, config: Config, dataset: Dataset) -> tuple[str
     return target, "regression" in algorithm.task
 
 
+def _is_judged(answer: Mapping[str, Any]) -> bool:
+    """Whether every expectation got a verdict on the data; what Great Expectations itself stumbled over may pass."""
+    return not any(entry["error"] for entry in answer["expectations"])
+
+
 def _is_there(context: StageContext, answer: Mapping[str, Any]) -> bool:
     clean = answer.get("data")
     return clean is None or find(context.store, DatasetRef(**clean).key) is not None
@@ -155,8 +159,8 @@ class _Gate:
     max_invalid_share: float
 
 
-def _examine(gate: _Gate, key: str, context: StageContext) -> dict[str, Any]:
-    """Look, judge, decide, write the report; returns it."""
+def _examine(gate: _Gate, key: str, context: StageContext) -> tuple[dict[str, Any], Artifact]:
+    """Look, judge, decide, write the report; returns it, and where it is: under ``key`` if it may be used again, else beside it."""
     started = time.monotonic()
     loading = _gx.load_in_background()  # beside the workers' pass: it takes seconds
     dataset = gate.dataset
@@ -173,6 +177,8 @@ def _examine(gate: _Gate, key: str, context: StageContext) -> dict[str, Any]:
     for table, frame, name in (("classes", look.classes, "class"), ("columns", look.columns, "column")):
         if frame is not None:
             outcomes += _gx.judge_frame(frame, [rule for rule in gate.expectations if rule.table == table], name)
+    if any(outcome.error for outcome in outcomes):
+        key = f"{key}-unjudged"
     decision = _decide(dataset, look, outcomes, gate.on_invalid, gate.max_invalid_share)
     clean = dataset.ref
     if decision.action == "quarantine":
@@ -180,9 +186,9 @@ def _examine(gate: _Gate, key: str, context: StageContext) -> dict[str, Any]:
         details = {"num_samples": len(look.invalid), "reasons": dict(sorted(reasons.items())), "report": key}
         clean = derive(context.store, dataset.ref, set(look.invalid), "quarantine", details)
     answer = _report(dataset, look, outcomes, decision, clean)
-    _publish(answer, look, outcomes, key, context)
+    report = _publish(answer, look, outcomes, key, context)
     context.report({"kind": "log", "message": f"validation: {_verdict(answer)} ({time.monotonic() - started:.1f} s)"})
-    return answer
+    return answer, report
 
 
 def _decide(dataset: Dataset, look: Look, outcomes: list[_gx.Outcome], on_invalid: str, max_invalid_share: float) -> Decision:
@@ -244,7 +250,7 @@ def _entry(outcome: _gx.Outcome) -> dict[str, Any]:
     }
 
 
-def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], key: str, context: StageContext) -> None:
+def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], key: str, context: StageContext) -> Artifact:
     broken = [{"id": str(sample), "reasons": reasons} for sample, reasons in look.invalid.items()]
     with tempfile.TemporaryDirectory(prefix="atelier-validate-") as scratch:
         folder = Path(scratch)
@@ -252,7 +258,7 @@ def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], ke
         (folder / QUARANTINED).write_text(json.dumps(broken, indent=1) + "\n", encoding="utf-8")
         name = answer["dataset"]["name"] or answer["dataset"]["digest"][:16]
         write_docs((folder / DOCS).parent, outcomes, dataset=name, verdict=_verdict(answer))
-        publish(context.store, folder, key, kind="validation")
+        return publish(context.store, folder, key, kind="validation")
 
 
 def _plain(value: Any) -> Any:

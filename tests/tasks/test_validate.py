@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,24 @@ def test_the_same_question_is_answered_from_the_report(context: StageContext, pi
     assert validate(data, CNN, {}, context=context) == first
     with pytest.raises(AssertionError, match="looked at again"):
         validate(data, CNN, {}, max_invalid_share=0.5, context=context)
+
+
+def test_what_could_not_be_judged_is_judged_anew(context: StageContext, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = import_source(context.store, str(pictures), "pets")
+
+    def stumbles(*arguments: Any) -> list[_gx.Outcome]:
+        return [replace(outcome, success=False, error="MemoryError") for outcome in real(*arguments)]
+
+    real = _gx.judge_frame
+    with monkeypatch.context() as patch:
+        patch.setattr(_gx, "judge_frame", stumbles)
+        for _ in range(2):
+            with pytest.raises(ValidationFailedError, match="could not be judged: MemoryError") as caught:
+                validate(data, CNN, {}, context=context)
+    checked = validate(data, CNN, {}, context=context)
+    assert Path(caught.value.report).is_file()
+    assert context.store.local_path(checked.report.key) not in Path(caught.value.report).parents
+    assert not any(entry["error"] for entry in read_json(context, checked, "report.json")["expectations"])
 
 
 def test_more_broken_pictures_than_allowed_fail_with_examples(context: StageContext, pictures: Path) -> None:

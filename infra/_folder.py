@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -18,6 +19,7 @@ from infra._files import CHUNK, STAGING, check_key, folder_error, save, sync_fil
 from infra.errors import ArtifactNotFoundError, AtelierError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
+_CONTENT = "content"  # in each folder below STAGING
 _swept: set[tuple[int, str]] = set()
 
 
@@ -183,7 +185,7 @@ class FolderStore:
 
     def is_staged(self, folder: Path) -> bool:
         """Whether a folder lies in this store's staging, so that it can be renamed into place."""
-        return folder.absolute().parent == self.root / STAGING
+        return folder.absolute().parent.parent == self.root / STAGING
 
     def stage_file(self, source: Path, target: Path) -> None:
         """Copy a file into a staged folder."""
@@ -198,41 +200,60 @@ class FolderStore:
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        """A path that is not taken; whatever is there in the end is removed. Its name tells whose it is, see ``_sweep``."""
-        folder = self.root / STAGING
+        """A path that is not taken; whatever is there in the end is removed. It lies in a folder of its own that is locked meanwhile."""
+        staging = self.root / STAGING
         with self._write_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(folder)
-        path = folder / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
+            staging.mkdir(parents=True, exist_ok=True)
+            self._sweep(staging)
+            folder, lock = _locked_folder(staging)
         try:
-            yield path
+            yield folder / _CONTENT
         finally:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):  # what could not be removed is swept later
-                    path.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what could not be removed is swept later
+            os.close(lock)
 
-    def _sweep(self, folder: Path) -> None:
-        """Remove, once per process and store, what killed processes of this machine left behind."""
+    def _sweep(self, staging: Path) -> None:
+        """Remove, once per process and store, what killed processes of this machine left behind.
+
+        The kernel gives a killed process's lock back, whichever container it ran in. The host's name is asked for too, because on some
+        shared file systems a lock holds on one machine only.
+        """
         me = (os.getpid(), self.uri)
         if me in _swept:
             return
         _swept.add(me)
-        for path in folder.iterdir():
-            host, _, rest = path.name.partition("~")
-            pid = rest.partition("~")[0]
-            if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid)):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in staging.iterdir():
+            if path.name.partition("~")[0] != socket.gethostname():
+                continue
+            with suppress(FileNotFoundError):  # its owner has just finished
+                lock = os.open(path, os.O_RDONLY)
+                try:
+                    if _try_lock(lock):
+                        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                finally:
+                    os.close(lock)
 
 
-def _is_alive(pid: int) -> bool:
+def _locked_folder(staging: Path) -> tuple[Path, int]:
+    """A new folder, and the open file that holds its lock."""
+    while True:
+        folder = staging / f"{socket.gethostname()}~{uuid.uuid4().hex}"
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # where the file system has no locks, nobody else gets one either, and nothing is swept
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():  # a sweep may come between making and locking; it takes the folder for a dead one's
+                return folder, lock
+            os.close(lock)
+
+
+def _try_lock(file: int) -> bool:
+    """Whether the lock of an open file or folder could be had; it is given back when the file is closed or its process ends."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody holds it, or there are no locks here
         return False
-    except PermissionError:  # alive, somebody else's
-        return True
     return True
 
 

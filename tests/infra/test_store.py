@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -244,6 +245,17 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert list(store.list("")) == []
     store.write_bytes("k", b"x")
     assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_what_is_being_written_stays_and_what_was_left_goes(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    with store.staging_folder() as live:
+        (tmp_path / ".staging" / f"{socket.gethostname()}~left").mkdir()
+        (tmp_path / ".staging" / "elsewhere~left").mkdir()
+        _folder._swept.clear()
+        FolderStore(tmp_path).write_bytes("k", b"x")
+        assert live.is_dir()
+        assert sorted(path.name for path in (tmp_path / ".staging").iterdir()) == sorted([live.parent.name, "elsewhere~left"])
 
 
 def test_a_folder_is_published_or_swapped_whole(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def validate(
     policy = {"on_invalid": on_invalid, "max_invalid_share": max_invalid_share, "suite": suite, "target": target, "used": sorted(used)}
     rules = [[rule.type, dict(rule.kwargs), rule.severity, rule.per_sample, rule.reason, rule.table] for rule in expectations]
     key = f"validations/{content_key({'version': VERSION, 'dataset': data.digest, 'expectations': rules, **policy})}"
-    report = find(context.store, key)
+    report = None if context.fresh else find(context.store, key)
     answer = None if report is None else json.loads(read_file(context.store, report, REPORT))
     if report is None or answer is None or not _is_judged(answer) or not _is_there(context, answer):
         gate = _Gate(dataset, expectations, suite, target, regression, used, on_invalid, max_invalid_share)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flows import pipeline
@@ -21,7 +22,9 @@ def states(result: Any) -> dict[str, str]:
     return {stage.name: stage.state for stage in result.stages}
 
 
-def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached(shared_services: Path, few_digits: Path) -> None:
+def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached(
+    shared_services: Path, few_digits: Path, prefect_api: str
+) -> None:
     call: dict[str, Any] = {"algorithm": "image-classification/small-cnn", "data": str(few_digits), "workers": 2, "options": QUICK}
     first = pipeline(**call)
 
@@ -33,6 +36,8 @@ def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached
     assert first.dataset[:12] in Path(first.run_card).read_text()
     described = json.loads((Path(first.package) / "package.json").read_text())
     assert described["lineage"]["dataset"] == first.dataset
+    shown = {artifact["key"] for artifact in httpx.post(f"{prefect_api}/artifacts/filter", json={}, timeout=10).json()}
+    assert {f"few-digits-{what}" for what in ("data", "progress", "metrics", "result")} <= shown
 
     second = pipeline(**call)
     assert set(states(second).values()) == {"cached"}
@@ -59,6 +64,11 @@ def test_a_cached_result_whose_files_are_gone_is_made_again(shared_services: Pat
     assert states(second)["package"] == "completed"
     assert states(second)["train"] == "cached"
     assert Path(second.package).is_dir()
+
+    weights = next(shared_services.glob("runs/*/trained/MANIFEST.json")).stat().st_mtime_ns
+    again = pipeline(**call, fresh=True)
+    assert set(states(again).values()) == {"completed"}
+    assert next(shared_services.glob("runs/*/trained/MANIFEST.json")).stat().st_mtime_ns > weights, "fresh, but not trained again"
 
 
 def test_a_worse_model_stays_challenger(shared_services: Path, few_digits: Path) -> None:

@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort):
-        again = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        again = shlex.join(word for word in words if word != "--fresh")  # which would begin anew
         click.echo(f"\nInterrupted. What was finished is kept; to go on where it stopped: atelier {again}", err=True)
         sys.exit(INTERRUPTED)
     except OSError as error:

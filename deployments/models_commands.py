@@ -53,8 +53,15 @@ def models() -> None:
 @_as_json_option
 def list_models(name: str | None, as_json: bool) -> None:
     """Every version, or those of NAME."""
-    versions = _registry().versions(name)
-    _say(_listed(versions), as_json, lambda: _print_versions(versions, "There are no models yet. `atelier run` makes one."))
+    from infra.errors import ModelNotFoundError
+    from infra.settings import load_settings
+
+    registry = _registry()
+    versions = registry.versions(name)
+    if name and not versions:
+        raise ModelNotFoundError(name, sorted({version.name for version in registry.versions()}))
+    empty = f"There are no models yet in the workspace {load_settings().workspace_uri}. `atelier run` makes one."
+    _say(_listed(versions), as_json, lambda: _print_versions(versions, empty))
 
 
 @models.command()

@@ -66,6 +66,9 @@ def predict_inputs(package: Package, inputs: Iterable[str]) -> Iterator[dict[str
         if text == "-":
             yield from _stdin(package)
             continue
+        if not text.strip():
+            yield {"input": text, "error": "this is no path: the argument is empty (a variable that is not set?)"}
+            continue
         path = Path(text)
         if not path.is_dir():
             yield from package.iter_predict([text])
@@ -83,7 +86,13 @@ def _files_of(folder: Path, pictures: bool) -> list[Path]:
     from algorithms._package_tables import TABLE_SUFFIXES
 
     wanted = IMAGE_SUFFIXES if pictures else TABLE_SUFFIXES
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in wanted and path.is_file() and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in wanted
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)  # hidden folders: a workspace is one
+    )
 
 
 def _stdin(package: Package) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from infra.prefect_server import quieten
+
 if TYPE_CHECKING:
     from flows.presets import preset
     from flows.training import RunResult, pipeline
+
+# Prefect sets up its logging when it is imported, so what keeps it off the terminal has to be said before: here, where every flow begins.
+quieten()
 
 __all__ = ["RunResult", "pipeline", "preset"]
 

@@ -9,9 +9,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.progress import make_progress
 from infra.context import StageContext
 from infra.prefect_server import EmbeddedServer, configured_url, prefect_server
 from infra.settings import load_settings
@@ -56,6 +58,15 @@ class EmbeddedFlow(Flow[P, R]):
     """A Prefect flow in every respect; called as a function outside of a flow run, it brings its own API if there is none."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
+        try:
+            if _listener.get() is not None or FlowRunContext.get() is not None:
+                return self._call(*args, **kwargs)
+            with make_progress() as progress, listening(progress.on_event):
+                return self._call(*args, **kwargs)
+        except TerminationSignal:  # what Prefect makes of SIGTERM; to whoever called, it is as Ctrl-C
+            raise KeyboardInterrupt from None
+
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if (early := _server.get()) is not None:
             return self._call_with(early, *args, **kwargs)
         if FlowRunContext.get() is not None:

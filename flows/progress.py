@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 STAGES = ("import", "validate", "train", "evaluate", "package", "register", "report")
-MARKS = {"completed": "[green]✓[/]", "cached": "[cyan]=[/]", "failed": "[red]✗[/]", "running": "[yellow]▸[/]"}
+MARKS = {"completed": "[green]✓[/]", "cached": "[cyan]=[/]", "failed": "[red]✗[/]", "stopped": "[yellow]■[/]", "running": "[yellow]▸[/]"}
 
 
 def describe(event: dict[str, Any]) -> str:

@@ -144,8 +144,9 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: b
         if state.name == "Cached" and not is_intact(context, result):
             state = configured.with_options(refresh_cache=True)(**values, return_state=True)
             result = state.result()
-    except BaseException:
-        context.report({"kind": "stage", "name": name, "state": "failed", "seconds": time.monotonic() - begin})
+    except BaseException as error:
+        ended = "failed" if isinstance(error, Exception) else "stopped"
+        context.report({"kind": "stage", "name": name, "state": ended, "seconds": time.monotonic() - begin})
         raise
     seconds = round(time.monotonic() - begin, 3)
     time_key = f"prefect/times/{name}-{content_key(values)}"

@@ -96,6 +96,8 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         max_invalid_share=request.max_invalid_share,
         suite=request.suite,
     )
+    for warning in checked.warnings[:10]:
+        context.report({"kind": "log", "message": f"warning: {warning}"})
     data = checked.data
     card = open_dataset(context.store, data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))

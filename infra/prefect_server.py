@@ -41,6 +41,11 @@ def quiet_environment() -> dict[str, str]:
     }
 
 
+def quieten() -> None:
+    """Set ``quiet_environment`` for this process, where the user has not set something else; call it before Prefect is imported."""
+    os.environ.update({name: value for name, value in quiet_environment().items() if name not in os.environ})
+
+
 def configured_url() -> str | None:
     """The API that the user chose by variable or Prefect profile, if any; read without importing Prefect, which takes seconds."""
     if (url := os.environ.get("PREFECT_API_URL")) and url not in _own_urls:
@@ -167,7 +172,7 @@ class EmbeddedServer:
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[EmbeddedServer | None]:
     """Begin to start the embedded server, unless an API is configured; the caller goes on meanwhile and calls ``wait`` when it needs it."""
-    os.environ.update({name: value for name, value in quiet_environment().items() if name not in os.environ})
+    quieten()
     if configured_url():
         yield None
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,5 +77,7 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettingError([f"atelier.toml is no TOML: {error}"]) from None
     except ValidationError as error:
         raise InvalidSettingError([f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]) from None

@@ -45,7 +45,8 @@ def training_finding(training: TrainingPart) -> str:
     if best is not None and value is not None:
         parts.append(f"Best {metric_name(training.metric).lower()} on the validation split: {number(value)}")
         if len(training.epochs) > 1:
-            parts[-1] += f", in epoch {training.best_epoch} of {len(training.epochs)}"
+            last = max(entry["epoch"] or 0 for entry in training.epochs)  # a long history is thinned out
+            parts[-1] += f", in epoch {training.best_epoch} of {last:g}"
     if training.world_size:
         parts.append(f"{plural(training.world_size, 'rank')}{', ' + training.precision if training.precision else ''}")
     return ". ".join(parts) + "." if parts else ""

@@ -131,13 +131,13 @@ def is_intact(context: StageContext, result: Any) -> bool:
     return True
 
 
-def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, fresh: bool = False, **values: Any) -> Result:
+def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, again: bool = False, **values: Any) -> Result:
     """Run one stage, or take its earlier result if everything that names is still there; tell about it, and note its time."""
     context = _context.get()
     name = stage_task.name
     context.report({"kind": "stage", "name": name, "state": "running"})
     begin = time.monotonic()
-    configured = stage_task.with_options(result_storage=_results.get(), refresh_cache=fresh)
+    configured = stage_task.with_options(result_storage=_results.get(), refresh_cache=again or context.fresh)
     try:
         state = configured(**values, return_state=True)
         result = state.result()

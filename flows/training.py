@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.spec import Algorithm
 from algorithms.user_code import digests
 from flows.artifacts import show_data, show_progress, show_result
 from flows.embedded import embedded_flow, open_context
@@ -16,12 +17,13 @@ from flows.request import RunRequest, check_request, make_request
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact, fetch
 from infra.context import StageContext
+from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
 from tasks.evaluate import evaluate
 from tasks.import_data import import_data, source_key
 from tasks.ingest import default_name
 from tasks.package import package, read_json
-from tasks.register import current_state, register
+from tasks.register import Registered, current_state, register
 from tasks.report import write_card
 from tasks.train import train
 from tasks.validate import validate
@@ -64,31 +66,12 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
-    split: dict[str, Any] = {
-        "target": options.get("target"),
-        "regression": algorithm.task.endswith("regression"),
-        "ratios": request.ratios,
-        "split_seed": request.split_seed,
-    }
-    fingerprint = source_key(request.data, **split, context=context)
-    context.start_cluster()
     times: list[StageTime] = []
-
-    source = run_stage(
-        import_stage,
-        times,
-        request.fresh,
-        source=request.data,
-        fingerprint=fingerprint,
-        name=default_name(request.data),
-        kind=algorithm.modality,
-        **split,
-    )
+    source = _import(request, algorithm, options, times, context)
     name = request.name or default_name(source.name or request.data).lower()
     checked = run_stage(
         validate_stage,
         times,
-        request.fresh,
         data=source,
         algorithm=algorithm.name,
         options=options,
@@ -102,35 +85,27 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     card = open_dataset(context.store, data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))
     context.also_report(show_progress(name, context.report))
-    trained = run_stage(
-        train_stage, times, request.fresh, algorithm=algorithm.name, config=options, data=data, name=name, code=digests(options)
-    )
-    common = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
-    evaluation = run_stage(evaluate_stage, times, request.fresh, **common)
+    trained = run_stage(train_stage, times, algorithm=algorithm.name, config=options, data=data, name=name, code=digests(options))
+    common: dict[str, Any] = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
+    evaluation = run_stage(evaluate_stage, times, **common)
     # Tuning goes before train, augmentation beside validate, compression here between evaluate and package.
-    packaged = run_stage(package_stage, times, request.fresh, **common, lineage=_lineage(request, source.digest, data.digest))
+    packaged = run_stage(package_stage, times, **common, lineage=_lineage(request, source.digest, data.digest))
     card_key = f"runs/{trained.run_key}/card-{name}"
-    registration = {
-        "package": packaged,
-        "name": name,
-        "algorithm": algorithm.name,
-        "data": data,
-        "run_id": trained.run_id,
-        "min_gain": request.min_gain,
-        "run_card_key": card_key,
-    }
-    registered = run_stage(register_stage, times, request.fresh, **registration)
-    now = current_state(registered, context)
-    if now is None:  # somebody deleted the version since
-        times.pop()
-        registered = run_stage(register_stage, times, True, **registration)
-    else:
-        registered = now
+    registered = _register(
+        context,
+        times,
+        package=packaged,
+        name=name,
+        algorithm=algorithm.name,
+        data=data,
+        run_id=trained.run_id,
+        min_gain=request.min_gain,
+        run_card_key=card_key,
+    )
     record_stages(context, trained.run_key, times, started)
     run_card = run_stage(
         report_stage,
         times,
-        request.fresh,
         key=card_key,
         request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
         source=source,
@@ -160,6 +135,31 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
     show_result(name, summary, result.metrics, result.baseline_metrics, result.run_card)
     return result
+
+
+def _import(
+    request: RunRequest, algorithm: Algorithm, options: dict[str, Any], times: list[StageTime], context: StageContext
+) -> DatasetRef:
+    """The data as a version, while the cluster starts."""
+    split: dict[str, Any] = {
+        "target": options.get("target"),
+        "regression": algorithm.task.endswith("regression"),
+        "ratios": request.ratios,
+        "split_seed": request.split_seed,
+    }
+    fingerprint = source_key(request.data, **split, context=context)
+    context.start_cluster()
+    name = default_name(request.data)
+    return run_stage(import_stage, times, source=request.data, fingerprint=fingerprint, name=name, kind=algorithm.modality, **split)
+
+
+def _register(context: StageContext, times: list[StageTime], **registration: Any) -> Registered:
+    """The version as it is now: people move aliases and delete versions, which a cached stage does not know."""
+    registered = run_stage(register_stage, times, **registration)
+    if (now := current_state(registered, context)) is not None:
+        return now
+    times.pop()  # deleted since
+    return run_stage(register_stage, times, again=True, **registration)
 
 
 def _where(context: StageContext, artifact: Artifact) -> str:

@@ -6,6 +6,7 @@ import html
 import re
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,19 @@ def write_docs(folder: Path, outcomes: Sequence[Outcome], *, dataset: str, verdi
     )
 
 
+@lru_cache(maxsize=1)
+def _view() -> Any:
+    """Made once: each one compiles its templates anew."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView()
+
+
 def _render(name: str, outcomes: Sequence[Outcome]) -> str:
     load()
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
     from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
 
     passed = sum(outcome.success for outcome in outcomes)
     with warnings.catch_warnings():
@@ -68,7 +76,7 @@ def _render(name: str, outcomes: Sequence[Outcome]) -> str:
             },
             meta={"great_expectations_version": load().__version__, "active_batch_definition": {"data_asset_name": name}},
         )
-        return str(DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=False).render(suite)))
+        return str(_view().render(ValidationResultsPageRenderer(run_info_at_end=False).render(suite)))
 
 
 def _result(outcome: Outcome, result_type: Any, configuration_type: Any) -> Any:

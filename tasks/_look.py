@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Part = TypeVar("Part")
+BUNDLE_ROWS = (
+    200  # pictures of a task: small row groups go together, so that the scheduling of many short tasks does not cost more than they do
+)
 AHEAD = 4  # tasks in flight for each slot: enough that none waits, few enough that a stop is quick
 
 
@@ -72,37 +75,51 @@ def _open(uri: str, ref: DatasetRef, cache: Path) -> Dataset:
     return open_dataset(open_store(uri), ref, cache)
 
 
-def _pictures_task(uri: str, ref: DatasetRef, cache: Path, group: RowGroup) -> pa.Table:
+def _pictures_task(uri: str, ref: DatasetRef, cache: Path, groups: Sequence[RowGroup]) -> list[pa.Table]:
     dataset = _open(uri, ref, cache)
-    table = dataset.read(group, ["path", "sha256", "label", "image"])
-    return profile_pictures(table, group.split, dataset.card.classes)
+    columns = ["path", "sha256", "label", "image"]
+    return [profile_pictures(dataset.read(group, columns), group.split, dataset.card.classes) for group in groups]
 
 
-def _table_task(uri: str, ref: DatasetRef, cache: Path, group: RowGroup, plan: Plan) -> TablePart:
+def _table_task(uri: str, ref: DatasetRef, cache: Path, groups: Sequence[RowGroup], plan: Plan) -> TablePart:
+    (group,) = groups
     return measure_chunk(_open(uri, ref, cache).read(group, [*plan.types, "_row"]), group.split, plan)
 
 
-def each_row_group(context: StageContext, dataset: Dataset, task: Callable[..., Part], *arguments: Any) -> Iterator[Part]:
-    """The task's result for every row group, in order; on all slots, a few ahead, reporting progress. Stops its tasks when it is left."""
+def bundles(dataset: Dataset, rows: int) -> Iterator[list[RowGroup]]:
+    """All row groups in order, as many together as it takes to have ``rows`` rows or more."""
+    bundle: list[RowGroup] = []
+    for group in (group for split in SPLITS for group in dataset.row_groups(split)):
+        bundle.append(group)
+        if sum(one.num_rows for one in bundle) >= rows:
+            yield bundle
+            bundle = []
+    if bundle:
+        yield bundle
+
+
+def each_bundle(context: StageContext, dataset: Dataset, rows: int, task: Callable[..., Part], *arguments: Any) -> Iterator[Part]:
+    """The task's result for every bundle of row groups, in order; on all slots, a few ahead, reporting progress. Stops its tasks when it is left."""
     from infra.cluster import num_slots
 
     client = context.client()
-    groups = deque(group for split in SPLITS for group in dataset.row_groups(split))
-    steps, window = len(groups), AHEAD * max(1, num_slots(client))
+    waiting = deque(bundles(dataset, rows))
+    steps, window = len(waiting), AHEAD * max(1, num_slots(client))
     begin, samples = time.monotonic(), 0
-    running: deque[tuple[RowGroup, Any]] = deque()
+    running: deque[tuple[int, Any]] = deque()
     try:
-        while groups or running:
-            while groups and len(running) < window:
-                group = groups.popleft()
-                call = (context.store.uri, dataset.ref, dataset.cache_dir, group, *arguments)
-                running.append((group, client.submit(task, *call, resources={"slot": 1}, pure=False)))
-            group, future = running.popleft()
+        while waiting or running:
+            while waiting and len(running) < window:
+                groups = waiting.popleft()
+                call = (context.store.uri, dataset.ref, dataset.cache_dir, groups, *arguments)
+                future = client.submit(task, *call, resources={"slot": 1}, pure=False)
+                running.append((sum(group.num_rows for group in groups), future))
+            num_rows, future = running.popleft()
             result = future.result()
             future.release()
-            samples += group.num_rows
+            samples += num_rows
             rate = samples / max(time.monotonic() - begin, 1e-9)
-            step = steps - len(groups) - len(running)
+            step = steps - len(waiting) - len(running)
             context.report({"kind": "progress", "phase": "validate", "step": step, "steps": steps, "samples_per_s": rate})
             yield result
     finally:
@@ -112,7 +129,7 @@ def each_row_group(context: StageContext, dataset: Dataset, task: Callable[..., 
 
 def look_at_pictures(dataset: Dataset, expectations: Sequence[Expectation], context: StageContext, loading: Future[Any]) -> Look:
     """Decode every picture once, and judge their profile."""
-    profiles = list(each_row_group(context, dataset, _pictures_task))
+    profiles = [profile for part in each_bundle(context, dataset, BUNDLE_ROWS, _pictures_task) for profile in part]
     loading.result()
     frame = join_profiles(profiles)
     look = Look(_gx.judge_frame(frame, expectations, "path"))
@@ -150,7 +167,7 @@ def look_at_table(
     strides = {split: max(1, rows // DRIFT_SAMPLE) for split, rows in card.num_rows.items()}
     plan = Plan(types, target, regression, tuple(rule for rule in rules if rule is not None), strides)
     whole = empty_part(plan)
-    for part in each_row_group(context, dataset, _table_task, plan):
+    for part in each_bundle(context, dataset, 1, _table_task, plan):
         whole.add(part, most_ids)
     loading.result()
     look = Look(TableJudge(expectations, rules, types, sum(card.num_rows.values()), dataset).judge(whole))

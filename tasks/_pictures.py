@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,33 +18,48 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+LEVELS = np.arange(256, dtype=np.int64)
+SQUARES = LEVELS**2
 MEASURED = ("decodable", "why", "format", "width", "height", "mode", "channels", "mean", "std")
 DERIVED = ("copies", "leaks_into", "other_labels")
 PICTURE_COLUMNS = ("path", "split", "label", "sha256", "num_bytes", *MEASURED, *DERIVED)
 LATER_SPLITS = {"train": ("test", "valid"), "valid": ("test",)}
+FLAT = 8.0  # standard deviation of the brightness below which a JPEG is looked at pixel by pixel
 GRID = 64  # pixels each way by which brightness is measured: enough for it, at a few percent of the cost of decoding
 
 
-def measure_picture(data: bytes | None) -> dict[str, Any]:
-    """Decode a picture whole and measure it; a broken one is described, never raised.
+def measure_pictures(pictures: Iterable[bytes | None]) -> dict[str, list[Any]]:
+    """Decode pictures whole and measure them; a broken one is described, never raised.
 
     Returns:
-        The ``MEASURED`` columns: ``decodable``, ``why`` (not), ``format``, ``width`` and ``height`` in pixels, ``mode`` and ``channels``,
-        ``mean`` and ``std`` of the brightness (0 to 255). What could not be measured is None.
+        The ``MEASURED`` columns, a value for each picture: ``decodable``, ``why`` (not), ``format``, ``width`` and ``height`` in pixels,
+        ``mode`` and ``channels``, ``mean`` and ``std`` of the brightness (0 to 255). What could not be measured is None.
     """
-    found: dict[str, Any] = dict.fromkeys(MEASURED)
-    found["decodable"] = False
+    rows = []
+    with warnings.catch_warnings():  # once for all of them: each entry makes Python forget which warnings it has filtered
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for data in pictures:
+            row = _measure(data, reduced=True)
+            if row["std"] is not None and row["std"] < FLAT and row["format"] == "JPEG" and data:
+                row = _measure(data, reduced=False)  # averages of neighbours hide a fine grain
+            rows.append(row)
+    return {name: [row[name] for row in rows] for name in MEASURED}
+
+
+def _measure(data: bytes | None, reduced: bool) -> dict[str, Any]:
+    """The row of one picture. ``reduced``: a JPEG's pixels are averaged by its own decoder, which reads all of the file all the same."""
+    found: dict[str, Any] = dict.fromkeys(MEASURED) | {"decodable": False}
     if not data:
         return found | {"why": "the file is empty"}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                picture.load()
-                mean, std = _brightness(picture)
-                found |= {"format": picture.format, "width": picture.width, "height": picture.height, "mode": picture.mode}
-                found |= {"channels": len(picture.getbands()), "mean": mean, "std": std, "decodable": True}
+        with Image.open(io.BytesIO(data)) as picture:
+            found |= {"format": picture.format, "width": picture.width, "height": picture.height}
+            if reduced and picture.format == "JPEG":
+                picture.draft(None, (GRID, GRID))
+            picture.load()
+            mean, std = _brightness(picture)
+            found |= {"mode": picture.mode, "channels": len(picture.getbands()), "mean": mean, "std": std, "decodable": True}
     except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever the broken bytes lead them to
         return dict.fromkeys(MEASURED) | {"decodable": False, "why": _why(error, data)}
     return found
@@ -57,10 +73,10 @@ def _brightness(picture: Image.Image) -> tuple[float, float]:
         values = np.asarray(picture, dtype=np.float64)
         scale = 255.0 / max(float(values.max(initial=0.0)), 65_535.0 if picture.mode.startswith("I") else 1.0)
         return float(values.mean() * scale), float(values.std() * scale)
-    grey = np.frombuffer((picture if picture.mode == "L" else picture.convert("L")).tobytes(), np.uint8)
-    mean = int(grey.sum()) / grey.size
-    squares = int(np.dot(grey.astype(np.int64), grey))  # whole numbers: no BLAS, no rounding
-    return mean, math.sqrt(max(squares / grey.size - mean * mean, 0.0))
+    counts = np.array((picture if picture.mode == "L" else picture.convert("L")).histogram(), np.int64)
+    total = int(counts.sum())
+    mean, squares = int((counts * LEVELS).sum()) / total, int((counts * SQUARES).sum()) / total
+    return mean, math.sqrt(max(squares - mean * mean, 0.0))
 
 
 def _why(error: Exception, data: bytes) -> str:
@@ -83,18 +99,15 @@ def _is_text(head: bytes) -> bool:
 def profile_pictures(table: pa.Table, split: str, classes: list[str]) -> pa.Table:
     """The profile of one row group (columns ``path``, ``sha256``, ``label``, ``image``), without the derived columns."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     text = ("path", "split", "label", "sha256", "why", "format", "mode")
     types = {"num_bytes": pa.int64(), "decodable": pa.bool_(), "mean": pa.float64(), "std": pa.float64()}
     names = [name for name in PICTURE_COLUMNS if name not in DERIVED]
     schema = pa.schema([(name, pa.string() if name in text else types.get(name, pa.int32())) for name in names])
-    rows: dict[str, list[Any]] = {name: [] for name in schema.names}
     images = table.column("image")
-    for position in range(table.num_rows):
-        data = images[position].as_py()
-        rows["num_bytes"].append(len(data or b""))
-        for name, value in measure_picture(data).items():
-            rows[name].append(value)
+    rows: dict[str, list[Any]] = measure_pictures(images[position].as_py() for position in range(table.num_rows))
+    rows["num_bytes"] = [length or 0 for length in pc.binary_length(images).to_pylist()]
     labels = table.column("label").to_pylist()
     rows["path"], rows["split"] = table.column("path").to_pylist(), [split] * table.num_rows
     rows["label"] = [None if label is None else classes[label] for label in labels]
@@ -111,14 +124,20 @@ def join_profiles(profiles: list[pa.Table]) -> pd.DataFrame:
     frame["copies"] = frame[good].groupby(["split", "sha256"])["path"].transform("size").reindex(frame.index)
     leaks = _leaks(frame[good])
     frame["leaks_into"] = leaks.reindex(frame.index).astype(object)
-    labels = frame[good].drop_duplicates(["sha256", "label"]).groupby("sha256")["label"].agg(list)
-    several = labels[labels.str.len() > 1].to_dict()
+    several = _several_labels(frame[good])
     others = [
         ", ".join(sorted(other for other in several.get(sha, ()) if other != label)) or None
         for sha, label in zip(frame["sha256"], frame["label"], strict=True)
     ]
     frame["other_labels"] = others
     return frame[list(PICTURE_COLUMNS)]
+
+
+def _several_labels(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """The labels of every picture that has more than one, by its digest."""
+    pairs = frame[["sha256", "label"]].drop_duplicates()
+    pairs = pairs[pairs.duplicated("sha256", keep=False)]
+    return pairs.groupby("sha256")["label"].agg(list).to_dict()
 
 
 def _leaks(frame: pd.DataFrame) -> pd.Series:

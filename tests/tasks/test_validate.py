@@ -30,7 +30,7 @@ from infra.settings import load_settings
 from infra.store import open_store
 from tasks import _gx
 from tasks._gate import decide
-from tasks._pictures import measure_picture
+from tasks._pictures import measure_pictures
 from tasks._profiles import column_profile, drift_of_numbers
 from tasks._suite import parse_suite
 from tasks._table_judge import TableJudge, as_rule
@@ -55,6 +55,10 @@ def encode(pixels: np.ndarray, format: str = "PNG") -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, format)
     return target.getvalue()
+
+
+def measure_one(data: bytes) -> dict[str, Any]:
+    return {name: values[0] for name, values in measure_pictures([data]).items()}
 
 
 def noise(seed: int, size: int = 24) -> np.ndarray:
@@ -218,23 +222,32 @@ def test_data_docs_open_from_a_folder_and_are_the_same_each_time(context: StageC
     ],
 )
 def test_a_broken_picture_is_described(data: bytes, why: str) -> None:
-    found = measure_picture(data)
+    found = measure_one(data)
     assert found["decodable"] is False
     assert why in found["why"]
 
 
 def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert "too many pixels" in measure_picture(encode(noise(1, 40)))["why"]  # up to twice as many, Pillow only warns
-    assert "too many pixels" in measure_picture(encode(noise(1, 80)))["why"]
+    assert "too many pixels" in measure_one(encode(noise(1, 40)))["why"]  # up to twice as many, Pillow only warns
+    assert "too many pixels" in measure_one(encode(noise(1, 80)))["why"]
 
 
 def test_brightness_and_contrast_are_those_of_the_pixels() -> None:
     grey = noise(3)[..., 0]
-    found = measure_picture(encode(grey))
+    found = measure_one(encode(grey))
     assert found["mean"] == pytest.approx(grey.mean())
     assert found["std"] == pytest.approx(grey.std())
     assert (found["width"], found["height"], found["mode"], found["channels"], found["format"]) == (24, 24, "L", 1, "PNG")
+
+
+def test_pictures_measured_together_do_not_disturb_each_other() -> None:
+    pictures = [encode(noise(1)), None, encode(noise(2)[..., 0]), b"text", encode(noise(3).astype(np.uint16)[..., 0] * 257)]
+    together = measure_pictures(pictures)
+    assert together["decodable"] == [True, False, True, False, True]
+    for position in (0, 2, 4):
+        assert {name: values[position] for name, values in together.items()} == measure_one(pictures[position] or b"")
+    assert together["mean"][4] == pytest.approx(noise(3)[..., 0].mean())
 
 
 def make_table(num_rows: int = 900) -> pd.DataFrame:

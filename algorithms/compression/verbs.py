@@ -78,7 +78,8 @@ def compress(config: Config, data: Dataset, run: Run) -> None:
 
 def _make_candidate(recipe: Recipe, config: Config, data: Dataset, run: Run) -> dict[str, Any]:
     """Write the package; returns what was found out about it."""
-    assert run.model_dir is not None and run.reference_dir is not None, "a compressed package is made from one and compared with another"
+    assert run.model_dir is not None, "a package is compressed"
+    assert run.reference_dir is not None, "a compressed package is compared with another"
     made = _convert(recipe, config, data, run)
     folder = run.output_dir
     _copy_package(run.model_dir, folder)

@@ -104,7 +104,8 @@ def _table_row(row: Mapping[str, Any]) -> str:
     shown: Sequence[str] = [f"<td>{cell}</td>" for cell in cells]
     words = f'<td class="words">{escape(_outcome(row))}</td>'
     head = f'<th title="{escape(row["done"], quote=True)}">{escape(row["name"])}</th>'
-    return f"<tr{' class="main"' if row['status'] == 'chosen' else ''}>{head}{''.join(shown)}{words}</tr>"
+    css = ' class="main"' if row["status"] == "chosen" else ""
+    return f"<tr{css}>{head}{''.join(shown)}{words}</tr>"
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

@@ -162,7 +162,7 @@ class Package:
     def predict_arrays(self, arrays: Arrays, batch_size: int = 64) -> NDArray[np.float32]:
         """Scores float32 [N, C], or values float32 [N], in the order of the inputs; pictures of equal size share a batch."""
         if isinstance(arrays, Mapping):
-            columns = {name: self._column(name, arrays[name]) for name, _ in self.columns}
+            columns = {name: self.as_column(name, arrays[name]) for name, _ in self.columns}
             size = len(next(iter(columns.values())))
             parts = [
                 self._run({name: column[start : start + batch_size] for name, column in columns.items()})
@@ -241,7 +241,8 @@ class Package:
             "scores": {label: float(score) for label, score in zip(labels, output, strict=True)},
         }
 
-    def _column(self, name: str, column: Any) -> NDArray[Any]:
+    def as_column(self, name: str, column: Any) -> NDArray[Any]:
+        """A column as the graph takes it: of its type, [N, 1]."""
         tensor = dict(self.columns)[name]
         default: Any = {"float": np.float32, "int": np.int64, "string": object}[tensor]
         return np.asarray(column, dtype=self._dtypes[name] or default).reshape(-1, 1)

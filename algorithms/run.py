@@ -22,9 +22,11 @@ from infra.settings import load_settings
 from infra.store import Store, open_store
 
 if TYPE_CHECKING:
+    from algorithms.spec import Algorithm
     from infra.collectives import Collectives
+    from infra.datasets.dataset import Dataset
 
-Verb = Literal["train", "evaluate", "export"]
+Verb = Literal["train", "evaluate", "export", "compress", "measure"]
 Event = dict[str, Any]
 
 
@@ -32,7 +34,9 @@ class RunSpec(BaseModel):
     """What one process, or each rank of several, is to do.
 
     ``output`` is the key under which the resulting folder is published; ``checkpoints`` the key prefix of resumable state, shared by all
-    attempts at the same training; ``model`` the trained model that ``evaluate`` and ``export`` start from.
+    attempts at the same training; ``model`` the trained model that ``evaluate`` and ``export`` start from. A ``train`` with a ``variant``
+    goes on from ``model``, and ``reference`` is its teacher. ``compress`` and ``measure`` are no engine's: they work on packages
+    (``algorithms.compression.verbs``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +49,8 @@ class RunSpec(BaseModel):
     output: str
     checkpoints: str = ""
     model: Artifact | None = None
+    reference: Artifact | None = None
+    variant: dict[str, Any] = Field(default_factory=dict, description="How a compressed model is made; see algorithms.compression.")
     threads: int = Field(default=1, ge=1, description="CPU threads this rank may use.")
     lineage: dict[str, Any] = Field(default_factory=dict, description="Goes into the package as it is: model name, run key, data source.")
 
@@ -68,6 +74,7 @@ class Run:
     model_dir: Path | None = None
     report: Callable[[Event], None] = lambda event: None
     extra: dict[str, Any] = field(default_factory=dict)
+    reference_dir: Path | None = None
 
     @property
     def is_main(self) -> bool:
@@ -92,13 +99,23 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         output_dir = Path(scratch) / "output"
         output_dir.mkdir()
         model_dir = fetch(store, spec.model, settings.cache_path) if spec.model else None
-        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report)
-        getattr(algorithm.engine, spec.verb)(config, data, run)
+        reference_dir = fetch(store, spec.reference, settings.cache_path) if spec.reference else None
+        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report, reference_dir=reference_dir)
+        _verb(algorithm, spec.verb)(config, data, run)
         collectives.barrier()
         if collectives.rank == 0:
             (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json", exclude={"threads"}), indent=2, sort_keys=True))
             publish(store, output_dir, spec.output, kind=spec.verb)
     return find(store, spec.output) if collectives.rank == 0 else None
+
+
+def _verb(algorithm: Algorithm, verb: Verb) -> Callable[[Any, Dataset, Run], None]:
+    if verb in ("compress", "measure"):
+        from algorithms.compression import verbs
+
+        return verbs.compress if verb == "compress" else verbs.measure
+    found: Callable[[Any, Dataset, Run], None] = getattr(algorithm.engine, verb)
+    return found
 
 
 def events_to_fd() -> Callable[[Event], None]:

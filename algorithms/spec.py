@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    from algorithms.compression.recipes import Compressible
     from algorithms.run import Run
     from infra.datasets.card import Card
     from infra.datasets.dataset import Dataset
@@ -55,7 +56,8 @@ class Engine(Protocol):
     ``distributed`` tells whether ``train`` can use several ranks; if not, one rank gets all the threads. The verbs leave files in
     ``run.output_dir`` (rank 0 only); ``algorithms.run`` publishes that folder as one artifact when the verb returns.
 
-    train:    ``history.json`` (see ``algorithms.run.History``) and whatever ``evaluate`` and ``export`` need to rebuild the model.
+    train:    ``history.json`` (see ``algorithms.run.History``) and whatever ``evaluate`` and ``export`` need to rebuild the model. With a
+              ``run.spec.variant`` (``algorithms.compression.recipes.Variant``) it goes on from ``run.model_dir``: pruned, distilled, shorter.
     evaluate: ``metrics.json`` (``algorithms.metrics``) and ``predictions.parquet``, of the trained model on the test split.
     export:   a package (``algorithms.package``): ONNX, schema, labels; compared with the trained model at two batch sizes, and judged on
               the test split by onnxruntime alone.
@@ -65,6 +67,10 @@ class Engine(Protocol):
     def distributed(self) -> bool: ...
 
     def expectations(self, config: Any, card: Card) -> list[Expectation]: ...
+
+    def compressible(self, config: Any) -> Compressible:
+        """What can be done to make its models smaller and faster; cheap, as ``expectations`` is."""
+        ...
 
     def train(self, config: Any, data: Dataset, run: Run) -> None: ...
 

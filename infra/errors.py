@@ -7,6 +7,8 @@
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
     ├── TrainingDivergedError           (ArithmeticError)  the loss is no longer a number
     ├── ParityError                     (RuntimeError)     the exported model differs from the trained one
+    ├── CompressionError                (RuntimeError)     a model could not be made smaller in this way
+    ├── BudgetNotMetError               (RuntimeError)     no compressed model is within the budget
     ├── MissingExtraError               (ImportError)      an optional dependency is not installed
     ├── ServiceError                    (RuntimeError)     a service that we start did not come up
     └── InputError                      exit status 2: what was asked for cannot be done as it is
@@ -117,6 +119,29 @@ class ParityError(AtelierError, RuntimeError):
         return (
             f"The exported ONNX model does not give what the trained model gives: at batch size {self.batch_size} the largest difference is "
             f"{self.largest_difference:.3g}, allowed is {self.tolerance:.3g}. Nothing was registered."
+        )
+
+
+class CompressionError(AtelierError, RuntimeError):
+    """One candidate of a search could not be made; the search goes on without it."""
+
+    def __init__(self, step: str, why: str) -> None:
+        super().__init__(step, why)
+        self.step, self.why = step, why
+
+    def __str__(self) -> str:
+        return f"Cannot {self.step}: {self.why}"
+
+
+class BudgetNotMetError(AtelierError, RuntimeError):
+    def __init__(self, budget: str, reason: str, table: str) -> None:
+        super().__init__(budget, reason, table)
+        self.budget, self.reason, self.table = budget, reason, table
+
+    def __str__(self) -> str:
+        return (
+            f"No compressed model is within the budget ({self.budget}). {self.reason}. All that was measured: {self.table}. Allow more, or leave "
+            "out --strict-budget to ship fp32 in this case."
         )
 
 

@@ -51,7 +51,7 @@ def train(
     run_key = training_key(algorithm, config, data, code or {})
     folder = f"runs/{run_key}"
     registry = Registry(context.settings, context.store)
-    with _alone(run_key, context):
+    with alone(run_key, context):
         if context.fresh:
             for part in ("trained", "checkpoints", "mlflow.json"):
                 context.store.delete(f"{folder}/{part}")
@@ -106,7 +106,7 @@ def _run_ranks(
 
 
 @contextmanager
-def _alone(run_key: str, context: StageContext) -> Iterator[None]:
+def alone(run_key: str, context: StageContext) -> Iterator[None]:
     """Keep two processes of this machine from writing the same checkpoints; the lock ends with its process."""
     folder = context.settings.state_dir / "locks"
     folder.mkdir(parents=True, exist_ok=True)

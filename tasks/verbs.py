@@ -7,9 +7,13 @@ from infra.artifacts import Artifact, find
 from infra.context import StageContext
 
 
-def run_verb(spec: RunSpec, context: StageContext) -> Artifact:
-    """The artifact at ``spec.output``: there already, or made now by one rank with all the threads of its host."""
-    if context.fresh:
+def run_verb(spec: RunSpec, context: StageContext, *, fresh: bool | None = None) -> Artifact:
+    """The artifact at ``spec.output``: there already, or made now by one rank with all the threads of its host.
+
+    Args:
+        fresh: make it anew; None: as the context says.
+    """
+    if context.fresh if fresh is None else fresh:
         context.store.delete(spec.output)
     artifact = find(context.store, spec.output)
     if artifact is None:

@@ -21,6 +21,8 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.TrainingDivergedError(3, 0.1),
     infra.errors.DeadlineExceededError("Training", 3.0),
     infra.errors.ParityError(0.5, 1e-3, 8),
+    infra.errors.CompressionError("prune", "no layer is wide enough"),
+    infra.errors.BudgetNotMetError("at most 0.1 ms", "fp32: no candidate is within the budget", "/workspace/runs/x/compression"),
     infra.errors.MissingExtraError("datasets", "hub"),
     infra.errors.ServiceError("The server", "port 1 is taken"),
     infra.errors.InvalidSettingError(["slots: must be at least 1"]),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from algorithms.metrics import primary_metric
 
 if TYPE_CHECKING:
+    from algorithms.compression.recipes import Compressible, Variant
     from algorithms.run import Run
     from algorithms.spec import Expectation
     from algorithms.tables.columns import ColumnPlan
@@ -50,8 +51,40 @@ class EstimatorEngine:
 
         return list_expectations(config, card, regression=self.regression)
 
+    def compressible(self, config: Any) -> Compressible:
+        from algorithms.tables.smaller import tell_compressible
+
+        return tell_compressible(config)
+
     def train(self, config: Any, data: Dataset, run: Run) -> None:
-        """Fit columns and model; leaves ``columns.json``, the model's file and ``history.json``."""
+        """Fit columns and model; leaves ``columns.json``, the model's file and ``history.json``. A variant keeps some of the trees of a
+        trained model, or is fitted anew with smaller ones."""
+        if run.spec.variant:
+            from algorithms.compression.recipes import Variant
+
+            variant = Variant.model_validate(run.spec.variant)
+            if variant.trees < 1:
+                self._keep_trees(variant, run)
+                return
+            config = type(config)(**{**config.model_dump(), **variant.options, **variant.student})
+        self._fit(config, data, run)
+
+    def _keep_trees(self, variant: Variant, run: Run) -> None:
+        """The trained model with its first trees only; leaves what ``train`` leaves."""
+        from algorithms.tables.judging import write_json
+        from infra.errors import CompressionError
+
+        family, model, _, _ = self._trained(run)
+        if family.keep_trees is None:
+            raise CompressionError("drop trees", "this model has none")
+        kept = family.keep_trees(model, variant.trees)
+        family.save(kept, run.output_dir)
+        assert run.model_dir is not None
+        (run.output_dir / FITTED_FILE).write_bytes((run.model_dir / FITTED_FILE).read_bytes())
+        history = json.loads((run.model_dir / "history.json").read_text())
+        write_json(run.output_dir / "history.json", {**history, "num_parameters": family.size(kept)})
+
+    def _fit(self, config: Any, data: Dataset, run: Run) -> None:
         from threadpoolctl import threadpool_limits
 
         from algorithms.tables.family import Learning

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from algorithms.compression.distilling import Teacher
 from algorithms.engines import batches, checkpoints, optimizers
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
@@ -25,7 +26,7 @@ from algorithms.engines.losses import make_loss
 from algorithms.engines.progress import Reporter
 from algorithms.engines.saver import Position, Saver
 from algorithms.engines.schedules import learning_rate
-from algorithms.engines.scoring import Prepare, forward, judge, scale_targets
+from algorithms.engines.scoring import Prepare, judge, run_network, scale_targets
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.run import Run
@@ -44,8 +45,17 @@ class Training:
     """One training in this process, as one rank."""
 
     def __init__(
-        self, config: TorchConfig, data: TorchData, model: nn.Module, prepare: Prepare, run: Run, device: torch.device, precision: str
+        self,
+        config: TorchConfig,
+        data: TorchData,
+        model: nn.Module,
+        prepare: Prepare,
+        run: Run,
+        device: torch.device,
+        precision: str,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.config, self.data, self.model, self.prepare, self.run = config, data, model, prepare, run
         self.device, self.precision = device, precision
         self.collectives = run.collectives
@@ -124,8 +134,12 @@ class Training:
         summed = torch.zeros((), device=self.device)
         for number, (inputs, targets) in enumerate(parts, start=1):
             self.buckets.reduce_now = number == len(parts)
-            outputs = forward(self.model, self.prepare, inputs, self.data, training=True, precision=self.precision)
-            loss = self.loss(outputs, scale_targets(targets, self.data)).sum()
+            prepared = self.prepare(inputs, True)
+            outputs = run_network(self.model, prepared, self.data, self.precision)
+            losses = self.loss(outputs, scale_targets(targets, self.data))
+            if self.teacher is not None:
+                losses = self.teacher.mix(losses, outputs, prepared, self.data, self.precision)
+            loss = losses.sum()
             (loss / whole).backward()
             summed += loss.detach()
         self.buckets.finish()

@@ -18,11 +18,16 @@ Prepare = Callable[[torch.Tensor, bool], torch.Tensor]
 
 
 def forward(module: nn.Module, prepare: Prepare, inputs: torch.Tensor, data: TorchData, *, training: bool, precision: str) -> torch.Tensor:
-    """What the network gives for a batch: logits float32 [n, C] or, of numbers, float32 [n] in the scaled unit."""
-    with autocast(inputs.device, "bf16" if precision == "bf16" else "fp32"):
-        outputs = module(prepare(inputs, training))
+    """What the network gives for a batch as it was read; see ``run_network``."""
+    return run_network(module, prepare(inputs, training), data, precision)
+
+
+def run_network(module: nn.Module, prepared: torch.Tensor, data: TorchData, precision: str) -> torch.Tensor:
+    """What the network gives for a prepared batch: logits float32 [n, C] or, of numbers, float32 [n] in the scaled unit."""
+    with autocast(prepared.device, "bf16" if precision == "bf16" else "fp32"):
+        outputs = module(prepared)
     outputs = outputs.float()
-    return outputs.reshape(len(inputs)) if data.target == "number" else outputs
+    return outputs.reshape(len(prepared)) if data.target == "number" else outputs
 
 
 def scale_targets(targets: torch.Tensor, data: TorchData) -> torch.Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from algorithms.compression.recipes import Compressible
     from algorithms.run import Run
     from algorithms.spec import Expectation
     from infra.datasets.card import Card
@@ -105,6 +106,7 @@ class TorchEngine:
         write_package: (config, dataset, trained, run): write the ONNX package into ``run.output_dir``; see ``algorithms.package``.
         list_expectations: (config, card) -> what the data must look like.
         model_arguments: (config, data) -> what a user's own model is called with, by name (those that it accepts).
+        tell_compressible: (config) -> what can be done to make the network smaller and faster.
     """
 
     open_data: OpenData
@@ -113,6 +115,7 @@ class TorchEngine:
     write_package: Callable[[Any, Dataset, TrainedModel, Run], None]
     list_expectations: Callable[[Any, Card], list[Expectation]]
     model_arguments: Callable[[Any, TorchData], dict[str, Any]]
+    tell_compressible: Callable[[Any], Compressible]
 
     @property
     def distributed(self) -> bool:
@@ -120,6 +123,9 @@ class TorchEngine:
 
     def expectations(self, config: Any, card: Card) -> list[Expectation]:
         return self.list_expectations(config, card)
+
+    def compressible(self, config: Any) -> Compressible:
+        return self.tell_compressible(config)
 
     def train(self, config: Any, data: Dataset, run: Run) -> None:
         from algorithms.engines import torch_verbs

@@ -11,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from algorithms import metrics
+from algorithms.compression import fake_quant
+from algorithms.compression.distilling import Teacher
+from algorithms.compression.recipes import Variant
+from algorithms.compression.tuning import WEIGHTS, load_network, read_description, start_network, with_options
 from algorithms.engines import hardware
 from algorithms.engines.batches import Reader, share
 from algorithms.engines.loop import Training
@@ -27,7 +31,6 @@ from algorithms.user_code import call_with_accepted, guarded, load_dotted
 from infra.datasets.dataset import Dataset
 from infra.errors import UserCodeError
 
-_WEIGHTS = "model.safetensors"
 _BATCH = 64
 
 
@@ -56,19 +59,29 @@ def build_model(engine: TorchEngine, config: TorchConfig, data: TorchData) -> nn
 
 
 def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) -> None:
-    """Train on every rank; rank 0 leaves the weights, ``history.json`` and what is needed to build the network again."""
+    """Train on every rank, from random weights or on from a trained network (``run.spec.variant``); rank 0 leaves the weights, ``history.json``
+    and what is needed to build the network again."""
     device = hardware.choose_device(run.collectives.local_rank)
     hardware.set_up_process(run.spec.threads, device)
+    variant = Variant.model_validate(run.spec.variant) if run.spec.variant else None
+    config = with_options(config, variant.options) if variant else config
     precision = hardware.choose_precision(config.precision, device)
     data = engine.open_data(config, dataset, run, splits=("train", "valid"), fitted=None)
-    model = build_model(engine, config, data)
-    if config.pretrained:
-        load_pretrained(model, config.pretrained, run)
+    teacher: Teacher | None = None
+    student: dict[str, Any] = {}
+    if variant is None:
+        model = build_model(engine, config, data)
+        if config.pretrained:
+            load_pretrained(model, config.pretrained, run)
+    else:
+        model, teacher, student = start_network(build_model, engine, config, data, run, variant)
+    if teacher is not None:
+        teacher = Teacher(_place(teacher.module, config, device), teacher.weight)
     model = _place(model, config, device)
-    trained = Training(config, data, model, engine.prepare_batch(config, data), run, device, precision).fit()
+    trained = Training(config, data, model, engine.prepare_batch(config, data), run, device, precision, teacher).fit()
     if trained.weights is None:
         return
-    save_file(trained.weights, run.output_dir / _WEIGHTS)
+    save_file(fake_quant.strip(trained.weights), run.output_dir / WEIGHTS)
     description = {
         "target": data.target,
         "classes": data.classes,
@@ -76,6 +89,7 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
         "fitted": data.fitted,
         "target_mean": data.target_mean,
         "target_std": data.target_std,
+        **({"student": student} if student else {}),
     }
     (run.output_dir / "description.json").write_text(json.dumps(description, indent=1))
     (run.output_dir / "history.json").write_text(json.dumps(trained.history, indent=1))
@@ -90,11 +104,9 @@ def _place(model: nn.Module, config: TorchConfig, device: torch.device) -> nn.Mo
 def load_trained(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run, *, splits: Sequence[str]) -> TrainedModel:
     """The trained network of ``run.model_dir`` on the CPU, and the splits asked for."""
     assert run.model_dir is not None, "a trained model is judged or exported"
-    description = json.loads((run.model_dir / "description.json").read_text())
+    description = read_description(run.model_dir)
     data = engine.open_data(config, dataset, run, splits=splits, fitted=description["fitted"])
-    model = build_model(engine, config, data)
-    model.load_state_dict(load_file(run.model_dir / _WEIGHTS))
-    model.eval().requires_grad_(False)
+    model = load_network(build_model, engine, config, data, run.model_dir)
     prepare = engine.prepare_batch(config, data)
     history = json.loads((run.model_dir / "history.json").read_text())
     return TrainedModel(model, data, lambda inputs: predict(model, prepare, torch.from_numpy(np.ascontiguousarray(inputs)), data), history)
@@ -160,4 +172,5 @@ def export(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run)
     hardware.set_up_process(run.spec.threads, torch.device("cpu"))
     trained = load_trained(engine, config, dataset, run, splits=("test",))
     if run.is_main:
-        engine.write_package(config, dataset, trained, run)
+        assert run.model_dir is not None
+        engine.write_package(with_options(config, read_description(run.model_dir).get("student", {})), dataset, trained, run)

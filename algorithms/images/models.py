@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from algorithms.compression.recipes import Compressible
 from algorithms.engines.torch_engine import TorchData
 from algorithms.images.config import ImageClassificationConfig
 
@@ -57,3 +58,14 @@ def prepare_batch(config: ImageClassificationConfig, data: TorchData) -> Callabl
         return normalise(pictures, config.channels_last)
 
     return prepare
+
+
+def tell_compressible(config: ImageClassificationConfig) -> Compressible:
+    """Convolutions prune and calibrate well; int8 convolutions with dynamic ranges are slow everywhere, so they are not tried."""
+    return Compressible(static=True, fp16=True, prunable=True)
+
+
+def tell_small_cnn_compressible(config: ImageClassificationConfig) -> Compressible:
+    """As ``tell_compressible``; half the width is a smaller architecture of its own."""
+    student = {} if config.model else {"width": max(config.width / 2, 0.1)}
+    return Compressible(static=True, fp16=True, prunable=True, student=student)

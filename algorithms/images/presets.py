@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from algorithms.compression.recipes import Compressible
 from algorithms.engines.torch_engine import TorchData, TorchEngine
 from algorithms.images import export, models, samples
 from algorithms.images.config import ImageClassificationConfig
@@ -22,7 +23,9 @@ def list_expectations(config: ImageClassificationConfig, card: Card) -> list[Exp
     return image_expectations(card)
 
 
-def image_engine(build_model: Callable[[Any, TorchData], nn.Module]) -> TorchEngine:
+def image_engine(
+    build_model: Callable[[Any, TorchData], nn.Module], tell_compressible: Callable[[Any], Compressible] = models.tell_compressible
+) -> TorchEngine:
     """The torch engine for pictures, around a network."""
     return TorchEngine(
         open_data=samples.open_pictures,
@@ -31,6 +34,7 @@ def image_engine(build_model: Callable[[Any, TorchData], nn.Module]) -> TorchEng
         write_package=export.write_picture_package,
         list_expectations=list_expectations,
         model_arguments=models.model_arguments,
+        tell_compressible=tell_compressible,
     )
 
 
@@ -41,7 +45,7 @@ IMAGE_PRESETS = (
     Algorithm(
         name="image-classification/small-cnn",
         config_type=ImageClassificationConfig,
-        engine=image_engine(models.build_small_cnn),
+        engine=image_engine(models.build_small_cnn, models.tell_small_cnn_compressible),
         summary="A small convolutional network for small pictures",
         suits="pictures of up to about 64 pixels, such as digits and icons; trains in seconds on a CPU",
         size="0.3 M parameters",

@@ -49,6 +49,7 @@ class Family:
         importance: (Model, number of features) -> float64 [F], not negative.
         size: (Model) -> number of learned parameters (coefficients, or tree nodes).
         head: (Model, number of classes) -> its ONNX operators.
+        keep_trees: (Model, share) -> the model with the first ``share`` of its boosting rounds or trees, at least one; None: it has none.
     """
 
     keep_nan: bool
@@ -60,3 +61,4 @@ class Family:
     importance: Callable[[Any, int], NDArray[np.float64]]
     size: Callable[[Any], int]
     head: Callable[[Any, int], Head]
+    keep_trees: Callable[[Any, float], Any] | None = None

@@ -168,4 +168,23 @@ def head(model: Model, num_classes: int) -> Head:
     return add
 
 
-LIGHTGBM = Family(keep_nan=True, scaled=False, fit=fit, save=save, load=load, predict=predict, importance=importance, size=size, head=head)
+def keep_trees(model: Model, share: float) -> Model:
+    """The first boosting rounds."""
+    import lightgbm as lgb
+
+    rounds = max(1, round(model.current_iteration() * share))
+    return lgb.Booster(model_str=model.model_to_string(num_iteration=rounds))
+
+
+LIGHTGBM = Family(
+    keep_nan=True,
+    scaled=False,
+    fit=fit,
+    save=save,
+    load=load,
+    predict=predict,
+    importance=importance,
+    size=size,
+    head=head,
+    keep_trees=keep_trees,
+)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from algorithms.compression.recipes import Compressible
 from algorithms.engines.torch_engine import TorchData, TorchEngine, TrainedModel
 from algorithms.spec import Expectation
 from algorithms.tables.config import MlpConfig
@@ -176,6 +177,12 @@ def model_arguments(config: MlpConfig, data: TorchData) -> dict[str, Any]:
     }
 
 
+def tell_compressible(config: MlpConfig) -> Compressible:
+    """Matrix products take both kinds of int8; half the width is a smaller architecture of its own."""
+    student = {} if config.model else {"hidden": tuple(max(8, size // 2) for size in config.hidden)}
+    return Compressible(static=True, dynamic=True, fp16=True, prunable=True, student=student)
+
+
 def prepare_batch(config: MlpConfig, data: TorchData) -> Callable[[torch.Tensor, bool], torch.Tensor]:
     """Rows are ready as they are read."""
     return lambda features, training: features
@@ -253,4 +260,5 @@ def mlp_engine(*, regression: bool) -> TorchEngine:
         write_package=write_package,
         list_expectations=partial(list_expectations, regression),
         model_arguments=model_arguments,
+        tell_compressible=tell_compressible,
     )

@@ -129,6 +129,24 @@ def head(forest: Forest, num_classes: int) -> Head:
     return add
 
 
+def keep_trees(forest: Forest, share: float) -> Forest:
+    """The first trees: each was grown alone, so any of them are a forest."""
+    estimator = forest.estimator
+    kept = max(1, round(len(estimator.estimators_) * share))
+    estimator.estimators_ = estimator.estimators_[:kept]
+    estimator.set_params(n_estimators=kept)
+    return Forest(estimator, forest.num_classes)
+
+
 RANDOM_FOREST = Family(
-    keep_nan=True, scaled=False, fit=fit, save=save, load=load, predict=predict, importance=importance, size=size, head=head
+    keep_nan=True,
+    scaled=False,
+    fit=fit,
+    save=save,
+    load=load,
+    predict=predict,
+    importance=importance,
+    size=size,
+    head=head,
+    keep_trees=keep_trees,
 )

@@ -169,4 +169,21 @@ def _base_margins(base_score: str, num_outputs: int, *, is_probability: bool) ->
     return values * num_outputs if len(values) == 1 else values
 
 
-XGBOOST = Family(keep_nan=True, scaled=False, fit=fit, save=save, load=load, predict=predict, importance=importance, size=size, head=head)
+def keep_trees(model: Model, share: float) -> Model:
+    """The first boosting rounds."""
+    rounds = max(1, round(model.num_boosted_rounds() * share))
+    return model[:rounds]
+
+
+XGBOOST = Family(
+    keep_nan=True,
+    scaled=False,
+    fit=fit,
+    save=save,
+    load=load,
+    predict=predict,
+    importance=importance,
+    size=size,
+    head=head,
+    keep_trees=keep_trees,
+)

@@ -1,0 +1,145 @@
+"""Compression as a stage: real training, packages, ranks, onnxruntime and latencies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from algorithms.catalog import find_algorithm
+from algorithms.package import Package
+from infra.artifacts import fetch
+from infra.context import StageContext
+from infra.datasets.card import DatasetRef
+from infra.datasets.importer import import_source
+from infra.errors import BudgetNotMetError
+from infra.settings import load_settings
+from tasks.compress import TABLE_FILE, CompressSettings, compress
+from tasks.package import package, read_json
+from tasks.train import Trained, train
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SMALL_CNN = "image-classification/small-cnn"
+QUICK = {"epochs": 6, "image_size": 8, "width": 1.0}
+
+
+class Recording(StageContext):
+    """A real context that also writes down which verbs were started, and can be told to break down at one of them."""
+
+    started: list[tuple[str, str]]
+    break_at: int
+
+    def launch_ranks(self, spec: Any, **more: Any) -> None:
+        self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
+        if len(self.started) == getattr(self, "break_at", 0):
+            raise KeyboardInterrupt
+        super().launch_ranks(spec, **more)
+
+
+@pytest.fixture
+def context(workspace: Path, cluster: Client) -> Iterator[Recording]:
+    with Recording.open(load_settings()) as opened:
+        opened.use_cluster(cluster)
+        assert isinstance(opened, Recording)
+        yield opened
+
+
+def prepare(context: StageContext, source: Path, algorithm: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The arguments of ``compress`` for a model just trained and packaged."""
+    data: DatasetRef = import_source(context.store, str(source), "data", **more)
+    config = find_algorithm(algorithm).config(options).model_dump(mode="json")
+    trained: Trained = train(algorithm, config, data, name="model", context=context)
+    packaged = package(algorithm, config, data, trained, {"source": str(source)}, context=context)
+    return {"algorithm": algorithm, "config": config, "data": data, "trained": trained, "package": packaged}
+
+
+def test_a_network_is_compressed_in_every_way_resumed_and_refused(context: Recording, few_digits: Path) -> None:
+    inputs = prepare(context, few_digits, SMALL_CNN, QUICK)
+    none = compress(**inputs, settings=CompressSettings(), context=context)
+    assert (none.package, none.chosen, none.table) == (inputs["package"], "fp32", None)
+
+    # Broken off while a pruned network is trained, then taken up: what was finished is not made again.
+    settings = CompressSettings(mode="auto", max_accuracy_loss=0.3)
+    context.started, context.break_at = [], 4
+    with pytest.raises(KeyboardInterrupt):
+        compress(**inputs, settings=settings, context=context)
+    broken = context.started
+    context.started, context.break_at = [], 0
+    done = compress(**inputs, settings=settings, context=context)
+    assert set(broken[:-1]).isdisjoint(context.started)
+    assert context.started[0] == broken[-1]
+    assert len(context.started) == len(set(context.started))
+
+    assert done.table is not None
+    table = read_json(context, done.table, TABLE_FILE)
+    rows = {row["name"]: row for row in table["rows"]}
+    assert {"fp32", "int8", "prune-50", "prune-50-int8", "student", "student-int8"} <= set(rows)
+    assert not [row["failure"] for row in rows.values() if row["failure"]]
+    assert rows["int8"]["size_bytes"] < rows["fp32"]["size_bytes"] / 2.5
+    assert rows["prune-50"]["macs"] < rows["fp32"]["macs"] / 2
+    assert rows["prune-50"]["num_parameters"] < rows["fp32"]["num_parameters"] / 2
+    assert rows["int8"]["agreement"] > 0.9
+    for row in rows.values():
+        assert 0 < row["speed"]["1"]["p50_ms"] <= row["speed"]["1"]["p95_ms"]
+        assert row["speed"]["32"]["samples_per_s"] > 0
+    assert rows["fp32"]["speed"]["1"]["speedup"] == 1.0
+
+    folder = fetch(context.store, done.package, load_settings().cache_path)
+    shipped = Package.load(folder, providers=["CPUExecutionProvider"])
+    assert done.chosen == table["chosen"]
+    assert (
+        shipped.description["lineage"]
+        == Package.load(fetch(context.store, inputs["package"], load_settings().cache_path)).description["lineage"]
+    )
+    if done.chosen != "fp32":
+        assert shipped.description["compression"]["recipe"]["name"] == done.chosen
+        assert shipped.description["parity"]["agreement"] > 0.5
+        assert shipped.metrics["num_samples"] > 0
+
+    context.started = []
+    assert compress(**inputs, settings=settings, context=context) == done
+    assert context.started == []
+
+    # A budget that cannot be met: fp32 and the reason; or an error that says where the table is. No candidate is made again.
+    tight = {"mode": "quantize", "max_latency_ms": 1e-6}
+    refused = compress(**inputs, settings=CompressSettings(**tight), context=context)
+    assert refused.package == inputs["package"]
+    assert "allowed is 1e-06 ms" in refused.reason
+    assert not [verb for verb, _ in context.started if verb != "measure"]
+    with pytest.raises(BudgetNotMetError, match="latency at most 1e-06 ms"):
+        compress(**inputs, settings=CompressSettings(**tight, strict=True), context=context)
+
+
+def test_trees_become_fewer(context: Recording, wine_table: Path) -> None:
+    inputs = prepare(
+        context,
+        wine_table,
+        "tabular-classification/lightgbm",
+        {"target": "kind", "num_rounds": 40, "early_stopping_rounds": 0},
+        target="kind",
+    )
+    done = compress(**inputs, settings=CompressSettings(mode="auto", max_accuracy_loss=0.2), context=context)
+    assert done.table is not None
+    rows = {row["name"]: row for row in read_json(context, done.table, TABLE_FILE)["rows"]}
+    assert set(rows) == {"fp32", "small-trees", "trees-50", "trees-25"}
+    assert rows["trees-25"]["num_parameters"] < rows["trees-50"]["num_parameters"] < rows["fp32"]["num_parameters"]
+    assert rows["trees-25"]["size_bytes"] < rows["fp32"]["size_bytes"] / 2
+
+
+def test_too_few_training_samples_to_calibrate_are_told(context: Recording, few_digits: Path, tmp_path: Path) -> None:
+    source = tmp_path / "tiny"
+    for name in "01":
+        (source / name).mkdir(parents=True)
+        for file in sorted((few_digits / name).iterdir())[:12]:
+            (source / name / file.name).write_bytes(file.read_bytes())
+    inputs = prepare(context, source, SMALL_CNN, {**QUICK, "epochs": 1, "batch_size": 8})
+    done = compress(**inputs, settings=CompressSettings(mode="quantize"), context=context)
+    assert done.chosen == "fp32"
+    assert "at least 32" in done.reason
+    assert done.table is not None
+    assert json.dumps(read_json(context, done.table, TABLE_FILE))

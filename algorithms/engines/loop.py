@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from algorithms.engines import batches, checkpoints, optimizers
+from algorithms.engines.augmenting import BatchAugment, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
 from algorithms.engines.losses import make_loss
@@ -40,13 +41,25 @@ class Trained:
     history: dict[str, Any]
 
 
+def _ready(inputs: torch.Tensor, training: bool) -> torch.Tensor:
+    return inputs
+
+
 class Training:
     """One training in this process, as one rank."""
 
     def __init__(
-        self, config: TorchConfig, data: TorchData, model: nn.Module, prepare: Prepare, run: Run, device: torch.device, precision: str
+        self,
+        config: TorchConfig,
+        data: TorchData,
+        model: nn.Module,
+        prepare: Prepare,
+        run: Run,
+        device: torch.device,
+        precision: str,
+        augment: BatchAugment | None = None,
     ) -> None:
-        self.config, self.data, self.model, self.prepare, self.run = config, data, model, prepare, run
+        self.config, self.data, self.model, self.prepare, self.run, self.augment = config, data, model, prepare, run, augment
         self.device, self.precision = device, precision
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
@@ -58,6 +71,7 @@ class Training:
         broadcast_module(model, self.collectives)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.loss = make_loss(config, data)
+        self.training_loss = weigh_classes(self.loss, config, data, device)
         self.optimizer = optimizers.make_optimizer(config, model)
         self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
         self.buckets = GradientBuckets(model, self.collectives)
@@ -124,8 +138,7 @@ class Training:
         summed = torch.zeros((), device=self.device)
         for number, (inputs, targets) in enumerate(parts, start=1):
             self.buckets.reduce_now = number == len(parts)
-            outputs = forward(self.model, self.prepare, inputs, self.data, training=True, precision=self.precision)
-            loss = self.loss(outputs, scale_targets(targets, self.data)).sum()
+            loss = self._losses(inputs, targets).sum()
             (loss / whole).backward()
             summed += loss.detach()
         self.buckets.finish()
@@ -139,6 +152,15 @@ class Training:
         self.loss_sum = self.loss_sum.to(self.device) + summed
         share = sum(len(targets) for _, targets in parts)
         return lambda: float(summed) / share
+
+    def _losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of every sample [n], after augmentation."""
+        prepare, shares = self.prepare, None
+        if self.augment is not None:
+            inputs, shares = self.augment.mix(self.prepare(self.augment.change(inputs, targets), True))
+            prepare = _ready
+        outputs = forward(self.model, prepare, inputs, self.data, training=True, precision=self.precision)
+        return mixed_loss(self.training_loss, outputs, scale_targets(targets, self.data), shares)
 
     @property
     def shipped(self) -> nn.Module:

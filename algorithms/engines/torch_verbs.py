@@ -65,7 +65,8 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
     if config.pretrained:
         load_pretrained(model, config.pretrained, run)
     model = _place(model, config, device)
-    trained = Training(config, data, model, engine.prepare_batch(config, data), run, device, precision).fit()
+    prepare, augment = engine.prepare_batch(config, data), engine.make_augment(config, data)
+    trained = Training(config, data, model, prepare, run, device, precision, augment).fit()
     if trained.weights is None:
         return
     save_file(trained.weights, run.output_dir / _WEIGHTS)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from algorithms.engines.augmenting import BatchAugment
+
 
 def build_small_cnn(config: ImageClassificationConfig, data: TorchData) -> nn.Module:
     """See ``algorithms.images.networks.SmallCnn``."""
@@ -48,12 +50,19 @@ def model_arguments(config: ImageClassificationConfig, data: TorchData) -> dict[
 
 
 def prepare_batch(config: ImageClassificationConfig, data: TorchData) -> Callable[[torch.Tensor, bool], torch.Tensor]:
-    """uint8 [N, S, S, C] -> float32 [N, C, S, S], shifted at random when training."""
-    from algorithms.images.preprocess import normalise, random_shift
+    """uint8 [N, S, S, C] -> float32 [N, C, S, S]."""
+    from algorithms.images.preprocess import normalise
 
-    def prepare(pictures: torch.Tensor, training: bool) -> torch.Tensor:
-        if training and config.random_shift:
-            pictures = random_shift(pictures, config.random_shift)
-        return normalise(pictures, config.channels_last)
+    return lambda pictures, training: normalise(pictures, config.channels_last)
 
-    return prepare
+
+def make_augment(config: ImageClassificationConfig, data: TorchData) -> BatchAugment | None:
+    """The policy that the options name, if it changes anything."""
+    from algorithms.augmentation.policies import parse_policy
+
+    policy = parse_policy(config.augment)
+    if not policy:
+        return None
+    from algorithms.augmentation.pictures import PictureAugment
+
+    return PictureAugment(policy, data.classes, config.image_size, config.channels, config.no_flip)

@@ -23,7 +23,7 @@ from infra.artifacts import Artifact, find, publish, read_file
 from infra.context import StageContext
 from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import Dataset, open_dataset
-from infra.datasets.importer import derive
+from infra.datasets.derived import derive
 from infra.errors import InvalidOptionError, ValidationFailedError
 from infra.keys import content_key
 from tasks import _gx

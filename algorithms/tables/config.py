@@ -11,7 +11,6 @@ from algorithms.engines.torch_config import TorchConfig
 from algorithms.spec import Config, Names
 from algorithms.user_code import is_dotted
 
-
 ROW_POLICIES = ("none", "noise", "smote")
 
 

@@ -30,11 +30,13 @@ from tasks import _gx
 from tasks._docs import write_docs
 from tasks._gate import Decision, decide, messages
 from tasks._look import Look, look_at_pictures, look_at_table
+from tasks._near_duplicates import duplicate_warnings
 from tasks._pictures import PICTURE_COLUMNS
 from tasks._suite import parse_suite
 
-VERSION = 1  # of what is checked; raise it when the same data may get another verdict
+VERSION = 2  # of what is checked; raise it when the same data may get another verdict
 REPORT, QUARANTINED, DOCS = "report.json", "quarantined.json", "data_docs/index.html"
+DUPLICATES, REPAIRS = "duplicates.json", "repairs.json"
 
 
 class Validated(BaseModel):
@@ -216,7 +218,7 @@ def _report(dataset: Dataset, look: Look, outcomes: list[_gx.Outcome], decision:
         "data": None if decision.action == "fail" else clean.model_dump(mode="json"),
         "num_samples": sum(dataset.card.num_rows.values()),
         "num_invalid": look.num_invalid,
-        "warnings": [message for outcome in soft for message in messages(outcome)],
+        "warnings": [message for outcome in soft for message in messages(outcome)] + duplicate_warnings(look.duplicates or {"groups": []}),
         "expectations": [_entry(outcome) for outcome in outcomes],
         "summary": {
             "num_rows": dict(dataset.card.num_rows),
@@ -255,6 +257,8 @@ def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], ke
     with tempfile.TemporaryDirectory(prefix="atelier-validate-") as scratch:
         folder = Path(scratch)
         (folder / REPORT).write_text(json.dumps(_plain(answer), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if look.duplicates is not None:
+            (folder / DUPLICATES).write_text(json.dumps(_plain(look.duplicates), indent=1) + "\n", encoding="utf-8")
         (folder / QUARANTINED).write_text(json.dumps(broken, indent=1) + "\n", encoding="utf-8")
         name = answer["dataset"]["name"] or answer["dataset"]["digest"][:16]
         write_docs((folder / DOCS).parent, outcomes, dataset=name, verdict=_verdict(answer))

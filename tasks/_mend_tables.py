@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,10 +26,11 @@ Style = Literal["point", "comma"]
 LEAST_NUMBERS = 0.95  # share of the values of a text column that must be numbers for it to become one of numbers
 MOST_LISTED = 1000  # values that became missing, listed for each column
 MISSING = frozenset(["", "-", "--", "?", ".", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown"])
-_SIGNS = re.compile(r"^\(?([+-]?)\s*[$€£¥]?\s*([+-]?)|\s*[$€£¥%]\s*$")
+_DRESSED = re.compile(r"([+-]?)\s*[$€£¥]?\s*([+-]?)(.*?)\s*[$€£¥%]?")
+_SPACED = re.compile(r"(?<=\d)[ \u00a0\u202f](?=\d{3}(?:\D|$))")
 _NUMBERS: dict[Style, re.Pattern[str]] = {
-    "point": re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?"),
-    "comma": re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)?(?:,\d+)?(?:[eE][+-]?\d+)?"),
+    "point": re.compile(r"(?=[+-]?[.]?\d)[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?"),
+    "comma": re.compile(r"(?=[+-]?,?\d)[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)?(?:,\d+)?(?:[eE][+-]?\d+)?"),
 }
 _CODE = re.compile(r"[+-]?0\d")  # 01234 is a postcode or an article, not a number
 _SUSPECT = re.compile(r"[\u00c2\u00c3\u00c5\u00e2\u00d0\u00d1][\u0080-\u00bf\u0152-\u02dc\u2013-\u2122]")
@@ -85,12 +87,11 @@ class TableRepairs:
 
 def read_number(text: str, style: Style) -> float | None:
     """The number that a text writes, with a currency or percent sign and thousands set apart; None if it is none. Percents stay as written."""
-    bare = (
-        _SIGNS.sub(lambda match: (match[1] or match[2] or "") if match.start() == 0 else "", text.strip())
-        .replace("\u00a0", "")
-        .replace(" ", "")
-    )
-    if not bare or _CODE.match(bare) or not any(sign.isdigit() for sign in bare) or not _NUMBERS[style].fullmatch(bare):
+    parts = _DRESSED.fullmatch(text.strip())
+    if parts is None or (parts[1] and parts[2]):
+        return None
+    bare = parts[1] + parts[2] + _SPACED.sub("", parts[3])
+    if _CODE.match(bare) or not _NUMBERS[style].fullmatch(bare):
         return None
     plain = bare.replace(",", "") if style == "point" else bare.replace(".", "").replace(",", ".")
     return float(plain)
@@ -101,11 +102,8 @@ def decode_again(text: str) -> str:
     if not _SUSPECT.search(text):
         return text
     for encoding in ("cp1252", "latin-1"):
-        try:
+        with contextlib.suppress(UnicodeError):
             return text.encode(encoding).decode("utf-8")
-        except UnicodeError as error:
-            failed = error
-    assert failed is not None
     return text
 
 
@@ -213,10 +211,10 @@ def mend_rows(table: pa.Table, plan: TableRepairs) -> pa.Table:
         place = table.column_names.index(repair.name)
         encoded = table.column(repair.name).combine_chunks().dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-        mended: list[Any] = [mend_text(text) for text in encoded.dictionary.to_pylist()]
+        mended: list[Any] = [mend_text(text) or None for text in encoded.dictionary.to_pylist()]
         kind = pa.string()
         if repair.becomes:
-            mended, kind = [read_number(text, repair.style) for text in mended], pa.float64()
+            mended, kind = [None if text is None else read_number(text, repair.style) for text in mended], pa.float64()
         column = pc.take(pa.array(mended, kind), encoded.indices)
         table = table.set_column(place, pa.field(repair.name, kind), column)
     return table

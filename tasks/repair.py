@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,10 +13,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.artifacts import Artifact, find, publish, read_file
 from infra.context import StageContext
 from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import Dataset, RowGroup, open_dataset
 from infra.datasets.derived import find_rewritten, rewrite
+from infra.keys import content_key
 from tasks._look import BUNDLE_ROWS, bundles, each_bundle, open_here
 from tasks._mend_pictures import LARGEST_SIDE, mend_picture
 from tasks._mend_tables import TableRepairs, find_table_repairs, mend_rows
@@ -22,6 +26,7 @@ from tasks._mend_tables import TableRepairs, find_table_repairs, mend_rows
 if TYPE_CHECKING:
     from infra.datasets.card import Feature
 
+REPORT = "repairs.json"
 VERSION = 1  # of what is mended and how; raise it when the same data may become another
 
 
@@ -36,12 +41,13 @@ class Repair(BaseModel):
 
 
 class Repaired(BaseModel):
-    """Data after repair: the version itself if there was nothing to mend."""
+    """Data after repair."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: DatasetRef
-    repairs: list[Repair]
+    data: DatasetRef = Field(description="The new version; the one that was given if there was nothing to mend.")
+    report: Artifact = Field(description="repairs.json: every repair.")
+    num_repaired: int = Field(description="Pictures, or columns of a table, that were mended.")
 
 
 def repair(data: DatasetRef, *, target: str | None = None, largest: int = LARGEST_SIDE, context: StageContext) -> Repaired:
@@ -52,10 +58,33 @@ def repair(data: DatasetRef, *, target: str | None = None, largest: int = LARGES
 
     Args:
         data: the version to mend; its splits and labels stay.
-        target: tables: the column to predict; it stays text.
+        target: tables: a column that stays text, as its values are classes.
     """
+    key = f"repairs/{content_key({'version': VERSION, 'dataset': data.digest, 'target': target, 'largest': largest})}"
+    report = None if context.fresh else find(context.store, key)
+    if report is not None:
+        answer = json.loads(read_file(context.store, report, REPORT))
+        if find(context.store, DatasetRef(**answer["data"]).key) is not None:
+            return _repaired(answer, report, data)
     dataset = open_dataset(context.store, data, context.settings.cache_path)
-    return _repair_pictures(dataset, largest, context) if data.kind == "image" else _repair_table(dataset, target, context)
+    mended, repairs = _repair_pictures(dataset, largest, context) if data.kind == "image" else _repair_table(dataset, target, context)
+    answer = {
+        "source": data.digest,
+        "data": mended.model_dump(mode="json"),
+        "summary": summarise_repairs(repairs),
+        "repairs": [one.model_dump(mode="json") for one in repairs],
+    }
+    with tempfile.TemporaryDirectory(prefix="atelier-repair-") as scratch:
+        (Path(scratch) / REPORT).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+        report = publish(context.store, Path(scratch), key, kind="repair")
+    told = "; ".join(f"{kind} ({count})" for kind, count in answer["summary"].items()) or "nothing to mend"
+    context.report({"kind": "log", "message": f"repair: {told}"})
+    return _repaired(answer, report, data)
+
+
+def _repaired(answer: Mapping[str, Any], report: Artifact, data: DatasetRef) -> Repaired:
+    mended = DatasetRef(digest=answer["data"]["digest"], name=data.name, kind=data.kind)
+    return Repaired(data=mended, report=report, num_repaired=len(answer["repairs"]))
 
 
 Found = dict[str, tuple[str, str, tuple[str, ...]]]  # by path: digest of the new bytes or "", new suffix or "", repairs
@@ -124,13 +153,13 @@ def new_names(found: Mapping[str, str], taken: set[str]) -> dict[str, str]:
     return names
 
 
-def _repair_pictures(dataset: Dataset, largest: int, context: StageContext) -> Repaired:
+def _repair_pictures(dataset: Dataset, largest: int, context: StageContext) -> tuple[DatasetRef, list[Repair]]:
     found: Found = {}
     for part in each_bundle(context, dataset, BUNDLE_ROWS, _find_task, largest, phase="repair: look"):
         for one in part:
             found |= one
     if not found:
-        return Repaired(data=dataset.ref, repairs=[])
+        return dataset.ref, []
     taken = {path for split in SPLITS for table in dataset.iter_tables(split, ["path"]) for path in table.column("path").to_pylist()}
     names = new_names({path: suffix for path, (_, suffix, _) in found.items()}, taken)
     repairs = [Repair(id=path, to=names[path] if names[path] != path else "", what=list(found[path][2])) for path in sorted(found)]
@@ -140,7 +169,7 @@ def _repair_pictures(dataset: Dataset, largest: int, context: StageContext) -> R
         ref = rewrite(
             context.store, dataset.ref, "repair", recipe, _mended_pictures(dataset, largest, names, context), {"num_repaired": len(repairs)}
         )
-    return Repaired(data=ref, repairs=repairs)
+    return ref, repairs
 
 
 def _mended_pictures(dataset: Dataset, largest: int, names: Mapping[str, str], context: StageContext) -> Iterator[tuple[str, pa.Table]]:
@@ -150,17 +179,17 @@ def _mended_pictures(dataset: Dataset, largest: int, names: Mapping[str, str], c
             yield group.split, dataset.read(group) if table is None else table
 
 
-def _repair_table(dataset: Dataset, target: str | None, context: StageContext) -> Repaired:
+def _repair_table(dataset: Dataset, target: str | None, context: StageContext) -> tuple[DatasetRef, list[Repair]]:
     plan = find_table_repairs(dataset, target, context)
     if not plan.columns:
-        return Repaired(data=dataset.ref, repairs=[])
+        return dataset.ref, []
     repairs = [Repair(id=column.name, what=column.told()) for column in plan.columns]
     recipe = {"version": VERSION, "columns": plan.recipe()}
     ref = find_rewritten(context.store, dataset.ref, "repair", recipe)
     if ref is None:
         details = {"num_repaired": len(repairs), "columns": [column.name for column in plan.columns]}
         ref = rewrite(context.store, dataset.ref, "repair", recipe, _mended_rows(dataset, plan), details, features=_features(dataset, plan))
-    return Repaired(data=ref, repairs=repairs)
+    return ref, repairs
 
 
 def _mended_rows(dataset: Dataset, plan: TableRepairs) -> Iterator[tuple[str, pa.Table]]:

@@ -28,7 +28,9 @@ _MIXING = (s.MixUp, s.CutMix)
 class PictureAugment:
     """A policy, ready for batches of one data set; see ``algorithms.engines.augmenting.BatchAugment``."""
 
-    def __init__(self, policy: Policy, classes: Sequence[str], size: int, channels: int, no_flip: Sequence[str] = ()) -> None:
+    def __init__(
+        self, policy: Policy, classes: Sequence[str], size: int | tuple[int, int], channels: int, no_flip: Sequence[str] = ()
+    ) -> None:
         check_no_flip(no_flip, classes)
         self._kept = torch.tensor([name in no_flip for name in classes], dtype=torch.bool)
         offered = {"classes": list(classes), "image_size": size, "channels": channels, "no_flip": list(no_flip)}
@@ -60,7 +62,7 @@ class PictureAugment:
         mixed, shares = kind(alpha=step.alpha, num_classes=len(inputs))(inputs, torch.arange(len(inputs)))
         return mixed, shares.diagonal().to(inputs.device)
 
-    def _change(self, step: s.Step, size: int, offered: dict[str, Any]) -> Change:
+    def _change(self, step: s.Step, size: int | tuple[int, int], offered: dict[str, Any]) -> Change:
         """The step as a function of a batch."""
         if isinstance(step, s.Own):
             return _own(step, offered)
@@ -112,7 +114,7 @@ def _warp(step: s.Warp) -> Callable[[torch.Tensor], torch.Tensor]:
     return warp
 
 
-def _transform(step: s.Step, size: int) -> Callable[[torch.Tensor], Any]:
+def _transform(step: s.Step, size: int | tuple[int, int]) -> Callable[[torch.Tensor], Any]:
     """torchvision's transform of one picture."""
     smooth = v2.InterpolationMode.BILINEAR
     match step:

@@ -106,7 +106,8 @@ def _warp(step: s.Warp) -> Callable[[torch.Tensor], torch.Tensor]:
         cos, sin = angle.cos() * size, angle.sin() * size
         # Coordinates go from -1 to 1, so a share of the side is twice as much there.
         where = (torch.stack([across, down]) * 2 - 1) * 2 * step.share
-        matrix = torch.stack([cos, -sin, where[0], sin, cos, where[1]], dim=1).reshape(-1, 2, 3)
+        tall = planes.shape[2] / planes.shape[3]  # a turn keeps angles, also where both sides are 2 long but of different pixels
+        matrix = torch.stack([cos, -sin * tall, where[0], sin / tall, cos, where[1]], dim=1).reshape(-1, 2, 3)
         grid = functional.affine_grid(matrix, list(planes.shape), align_corners=False)
         moved = functional.grid_sample(planes.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
         return moved.round().clamp_(0, 255).to(torch.uint8)

@@ -29,15 +29,18 @@ def number_features(plan: ColumnPlan) -> NDArray[np.bool_]:
 
 
 def whole_features(plan: ColumnPlan) -> Iterator[slice]:
-    """The features that are 0 or 1: each indicator, and the features of each text column of which exactly one is 1."""
+    """The features with two values: each boolean and indicator, and the features of each text column, of which exactly one is 1."""
+    for place, column in enumerate(plan.numeric):
+        if column.type == "boolean":
+            yield slice(place, place + 1)
     place = len(plan.numeric)
     for _ in plan.indicators:
         yield slice(place, place + 1)
         place += 1
     place += 4 * len(plan.dates)
-    for column in plan.categories:
-        width = len(column.values) + 1 if column.means is None else len(column.default)
-        if column.means is None:
+    for category in plan.categories:
+        width = len(category.values) + 1 if category.means is None else len(category.default)
+        if category.means is None:
             yield slice(place, place + width)
         place += width
 
@@ -89,7 +92,11 @@ def _smote(plan: ColumnPlan, features: Floats, labels: NDArray[Any], seed: int) 
     new = np.asarray(grown[len(features) :], np.float32)
     for part in whole_features(plan):
         block = new[:, part]
-        new[:, part] = np.round(block) if block.shape[1] == 1 else np.eye(block.shape[1], dtype=np.float32)[block.argmax(axis=1)]
+        if block.shape[1] > 1:
+            new[:, part] = np.eye(block.shape[1], dtype=np.float32)[block.argmax(axis=1)]
+        else:
+            values = np.unique(filled[:, part])  # 0 and 1, before they were scaled
+            new[:, part] = values[np.abs(block - values).argmin(axis=1)][:, None]
     return np.concatenate([features, new]), np.asarray(grown_labels, labels.dtype)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 if TYPE_CHECKING:
     from algorithms.compression.recipes import Compressible
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from infra.datasets.dataset import Dataset
 
 Severity = Literal["error", "warning"]
+
+
+def _names(value: Any) -> Any:
+    """``a,b`` as it comes from a command line, or a list."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class Config(BaseModel):

@@ -69,8 +69,10 @@ def digests(options: Mapping[str, Any]) -> dict[str, str]:
         SourceNotFoundError: no weights there.
     """
     found: dict[str, str] = {}
-    for key in ("model", "loss", "optimizer"):
-        name = options.get(key)
+    named = [(key, options.get(key)) for key in ("model", "loss", "optimizer", "augment")]
+    if isinstance(steps := options.get("augment"), list | tuple):
+        named += [(f"augment.{number}", step.get("name")) for number, step in enumerate(steps)]
+    for key, name in named:
         if isinstance(name, str) and is_dotted(name):
             module = inspect.getmodule(load_dotted(name))
             file = getattr(module, "__file__", None)
@@ -112,6 +114,19 @@ def guarded(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
         raise
     except Exception as error:
         raise UserCodeError(name, _describe(error)) from error
+
+
+def guarded_with_traceback(name: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Like ``guarded``, and the error ends with the traceback from the user's first line on: for code that is called deep in a training."""
+    try:
+        return function(*args)
+    except AtelierError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it is told whole
+        # The first frame is ours.
+        shown = traceback.TracebackException.from_exception(error)
+        del shown.stack[0]
+        raise UserCodeError(name, f"it raised an error.\n{''.join(shown.format()).rstrip()}") from None
 
 
 def _describe(error: BaseException) -> str:

@@ -19,7 +19,8 @@ from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import Dataset, RowGroup, open_dataset
 from infra.store import open_store
 from tasks import _gx
-from tasks._pictures import join_profiles, profile_pictures, summarise_pictures
+from tasks._near_duplicates import describe_duplicates, show_pictures
+from tasks._pictures import THUMB, join_profiles, profile_pictures, summarise_pictures
 from tasks._profiles import class_profile, column_profile
 from tasks._table_judge import TableJudge, as_rule
 from tasks._table_pass import DRIFT_SAMPLE, Plan, TablePart, empty_part, measure_chunk
@@ -46,6 +47,7 @@ class Look:
         dropped: broken samples of each split.
         classes, columns: the tables that the other expectations speak of.
         summary: further numbers for the report.
+        duplicates: pictures that look the same, see ``tasks._near_duplicates``; None for tables.
     """
 
     outcomes: list[_gx.Outcome]
@@ -56,6 +58,7 @@ class Look:
     classes: pd.DataFrame | None = None
     columns: pd.DataFrame | None = None
     summary: dict[str, Any] = field(default_factory=dict)
+    duplicates: dict[str, Any] | None = None
 
     def set_aside(self) -> None:
         """Collect the broken samples from the outcomes."""
@@ -70,20 +73,20 @@ class Look:
 
 
 @lru_cache(maxsize=4)
-def _open(uri: str, ref: DatasetRef, cache: Path) -> Dataset:
+def open_here(uri: str, ref: DatasetRef, cache: Path) -> Dataset:
     """A worker's own, kept between tasks, so that a card is read and a shard verified once."""
     return open_dataset(open_store(uri), ref, cache)
 
 
 def _pictures_task(uri: str, ref: DatasetRef, cache: Path, groups: Sequence[RowGroup]) -> list[pa.Table]:
-    dataset = _open(uri, ref, cache)
+    dataset = open_here(uri, ref, cache)
     columns = ["path", "sha256", "label", "image"]
     return [profile_pictures(dataset.read(group, columns), group.split, dataset.card.classes) for group in groups]
 
 
 def _table_task(uri: str, ref: DatasetRef, cache: Path, groups: Sequence[RowGroup], plan: Plan) -> TablePart:
     (group,) = groups
-    return measure_chunk(_open(uri, ref, cache).read(group, [*plan.types, "_row"]), group.split, plan)
+    return measure_chunk(open_here(uri, ref, cache).read(group, [*plan.types, "_row"]), group.split, plan)
 
 
 def bundles(dataset: Dataset, rows: int) -> Iterator[list[RowGroup]]:
@@ -98,7 +101,9 @@ def bundles(dataset: Dataset, rows: int) -> Iterator[list[RowGroup]]:
         yield bundle
 
 
-def each_bundle(context: StageContext, dataset: Dataset, rows: int, task: Callable[..., Part], *arguments: Any) -> Iterator[Part]:
+def each_bundle(
+    context: StageContext, dataset: Dataset, rows: int, task: Callable[..., Part], *arguments: Any, phase: str = "validate"
+) -> Iterator[Part]:
     """The task's result for every bundle of row groups, in order; on all slots, a few ahead, reporting progress. Stops its tasks when it is left."""
     from infra.cluster import num_slots
 
@@ -120,7 +125,7 @@ def each_bundle(context: StageContext, dataset: Dataset, rows: int, task: Callab
             samples += num_rows
             rate = samples / max(time.monotonic() - begin, 1e-9)
             step = steps - len(waiting) - len(running)
-            context.report({"kind": "progress", "phase": "validate", "step": step, "steps": steps, "samples_per_s": rate})
+            context.report({"kind": "progress", "phase": phase, "step": step, "steps": steps, "samples_per_s": rate})
             yield result
     finally:
         if running:
@@ -141,8 +146,23 @@ def look_at_pictures(dataset: Dataset, expectations: Sequence[Expectation], cont
     counts = {str(split): Counter(group["label"].dropna().tolist()) for split, group in kept.groupby("split")}
     if dataset.card.classes:
         look.classes = pd.DataFrame(class_profile(counts, dataset.card.classes))
-    look.summary = {"pictures": summarise_pictures(frame)}
+    look.duplicates = describe_duplicates(frame, [thumb for profile in profiles for thumb in profile.column(THUMB).to_pylist()])
+    show_pictures(look.duplicates, lambda paths: _read_pictures(dataset, profiles, paths))
+    near = {f"near_duplicate_{name}": look.duplicates[f"num_{name}"] for name in ("groups", "pictures", "conflicts")}
+    look.summary = {"pictures": summarise_pictures(frame) | near}
     return look
+
+
+def _read_pictures(dataset: Dataset, profiles: Sequence[pa.Table], paths: set[str]) -> dict[str, bytes]:
+    """Some pictures by path; only the row groups that hold one are read, one at a time."""
+    found: dict[str, bytes] = {}
+    groups = [group for split in SPLITS for group in dataset.row_groups(split)]
+    for group, profile in zip(groups, profiles, strict=True):
+        rows = [row for row, path in enumerate(profile.column("path").to_pylist()) if path in paths]
+        if rows:
+            images = dataset.read(group, ["image"]).column("image").take(rows).to_pylist()
+            found |= {profile.column("path")[row].as_py(): image for row, image in zip(rows, images, strict=True)}
+    return found
 
 
 def look_at_table(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tasks._near_duplicates import make_thumb
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 LEVELS = np.arange(256, dtype=np.int64)
 SQUARES = LEVELS**2
 MEASURED = ("decodable", "why", "format", "width", "height", "mode", "channels", "mean", "std")
+THUMB = "thumb"
 DERIVED = ("copies", "leaks_into", "other_labels")
 PICTURE_COLUMNS = ("path", "split", "label", "sha256", "num_bytes", *MEASURED, *DERIVED)
 LATER_SPLITS = {"train": ("test", "valid"), "valid": ("test",)}
@@ -33,7 +36,8 @@ def measure_pictures(pictures: Iterable[bytes | None]) -> dict[str, list[Any]]:
 
     Returns:
         The ``MEASURED`` columns, a value for each picture: ``decodable``, ``why`` (not), ``format``, ``width`` and ``height`` in pixels,
-        ``mode`` and ``channels``, ``mean`` and ``std`` of the brightness (0 to 255). What could not be measured is None.
+        ``mode`` and ``channels``, ``mean`` and ``std`` of the brightness (0 to 255). What could not be measured is None. And ``thumb``, see
+        ``tasks._near_duplicates``.
     """
     rows = []
     with warnings.catch_warnings():  # once for all of them: each entry makes Python forget which warnings it has filtered
@@ -44,12 +48,12 @@ def measure_pictures(pictures: Iterable[bytes | None]) -> dict[str, list[Any]]:
             if row["std"] is not None and row["std"] < FLAT and row["format"] == "JPEG" and data:
                 row = _measure(data, reduced=False)  # averages of neighbours hide a fine grain
             rows.append(row)
-    return {name: [row[name] for row in rows] for name in MEASURED}
+    return {name: [row[name] for row in rows] for name in (*MEASURED, THUMB)}
 
 
 def _measure(data: bytes | None, reduced: bool) -> dict[str, Any]:
     """The row of one picture. ``reduced``: a JPEG's pixels are averaged by its own decoder, which reads all of the file all the same."""
-    found: dict[str, Any] = dict.fromkeys(MEASURED) | {"decodable": False}
+    found: dict[str, Any] = dict.fromkeys((*MEASURED, THUMB)) | {"decodable": False}
     if not data:
         return found | {"why": "the file is empty"}
     try:
@@ -58,25 +62,27 @@ def _measure(data: bytes | None, reduced: bool) -> dict[str, Any]:
             if reduced and picture.format == "JPEG":
                 picture.draft(None, (GRID, GRID))
             picture.load()
-            mean, std = _brightness(picture)
-            found |= {"mode": picture.mode, "channels": len(picture.getbands()), "mean": mean, "std": std, "decodable": True}
+            mean, std, thumb = _brightness(picture)
+            found |= {"mode": picture.mode, "channels": len(picture.getbands()), "mean": mean, "std": std, "decodable": True, THUMB: thumb}
     except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever the broken bytes lead them to
-        return dict.fromkeys(MEASURED) | {"decodable": False, "why": _why(error, data)}
+        return dict.fromkeys((*MEASURED, THUMB)) | {"decodable": False, "why": _why(error, data)}
     return found
 
 
-def _brightness(picture: Image.Image) -> tuple[float, float]:
-    """Mean and standard deviation of the brightness, 0 to 255, of a grid of pixels: all of a small picture, every n-th of a large one."""
+def _brightness(picture: Image.Image) -> tuple[float, float, bytes]:
+    """Mean and standard deviation of the brightness, 0 to 255, of a grid of pixels: all of a small picture, every n-th of a large one; its thumbnail."""
     if max(picture.size) > GRID:
         picture = picture.resize((min(picture.width, GRID), min(picture.height, GRID)), Image.Resampling.NEAREST)
     if picture.mode[0] in "IF":  # 16 and 32 bit: conversion to 8 bits would clip them
         values = np.asarray(picture, dtype=np.float64)
         scale = 255.0 / max(float(values.max(initial=0.0)), 65_535.0 if picture.mode.startswith("I") else 1.0)
-        return float(values.mean() * scale), float(values.std() * scale)
-    counts = np.array((picture if picture.mode == "L" else picture.convert("L")).histogram(), np.int64)
+        thumb = make_thumb(Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)))
+        return float(values.mean() * scale), float(values.std() * scale), thumb
+    grey = picture if picture.mode == "L" else picture.convert("L")
+    counts = np.array(grey.histogram(), np.int64)
     total = int(counts.sum())
     mean, squares = int((counts * LEVELS).sum()) / total, int((counts * SQUARES).sum()) / total
-    return mean, math.sqrt(max(squares - mean * mean, 0.0))
+    return mean, math.sqrt(max(squares - mean * mean, 0.0)), make_thumb(grey)
 
 
 def _why(error: Exception, data: bytes) -> str:
@@ -104,7 +110,7 @@ def profile_pictures(table: pa.Table, split: str, classes: list[str]) -> pa.Tabl
     text = ("path", "split", "label", "sha256", "why", "format", "mode")
     types = {"num_bytes": pa.int64(), "decodable": pa.bool_(), "mean": pa.float64(), "std": pa.float64()}
     names = [name for name in PICTURE_COLUMNS if name not in DERIVED]
-    schema = pa.schema([(name, pa.string() if name in text else types.get(name, pa.int32())) for name in names])
+    schema = pa.schema([*((name, pa.string() if name in text else types.get(name, pa.int32())) for name in names), (THUMB, pa.binary())])
     images = table.column("image")
     rows: dict[str, list[Any]] = measure_pictures(images[position].as_py() for position in range(table.num_rows))
     rows["num_bytes"] = [length or 0 for length in pc.binary_length(images).to_pylist()]

@@ -23,18 +23,22 @@ from infra.artifacts import Artifact, find, publish, read_file
 from infra.context import StageContext
 from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import Dataset, open_dataset
-from infra.datasets.importer import derive
+from infra.datasets.derived import derive
 from infra.errors import InvalidOptionError, ValidationFailedError
 from infra.keys import content_key
 from tasks import _gx
 from tasks._docs import write_docs
 from tasks._gate import Decision, decide, messages
 from tasks._look import Look, look_at_pictures, look_at_table
+from tasks._near_duplicates import duplicate_warnings
 from tasks._pictures import PICTURE_COLUMNS
 from tasks._suite import parse_suite
+from tasks.repair import REPORT as REPAIRS
+from tasks.repair import Repaired, repair
 
-VERSION = 1  # of what is checked; raise it when the same data may get another verdict
+VERSION = 2  # of what is checked; raise it when the same data may get another verdict
 REPORT, QUARANTINED, DOCS = "report.json", "quarantined.json", "data_docs/index.html"
+DUPLICATES = "duplicates.json"
 
 
 class Validated(BaseModel):
@@ -46,6 +50,7 @@ class Validated(BaseModel):
     report: Artifact = Field(description="report.json, quarantined.json and data_docs/index.html.")
     num_samples: int = Field(description="Samples that were looked at.")
     num_invalid: int = Field(description="Samples that were set aside.")
+    num_repaired: int = Field(default=0, description="Pictures, or columns of a table, that were mended.")
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -54,7 +59,7 @@ def validate(
     algorithm: str,
     options: dict[str, Any],
     *,
-    on_invalid: Literal["quarantine", "fail"] = "quarantine",
+    on_invalid: Literal["quarantine", "repair", "fail"] = "quarantine",
     max_invalid_share: float = 0.05,
     suite: dict[str, Any] | None = None,
     context: StageContext,
@@ -64,7 +69,8 @@ def validate(
     Args:
         data: the version to look at.
         algorithm, options: state what the data must look like.
-        on_invalid: what happens to broken samples: ``quarantine`` makes a version without them, ``fail`` refuses the data.
+        on_invalid: what happens to broken samples: ``quarantine`` makes a version without them, ``repair`` mends what can be mended first
+            (``tasks.repair``), ``fail`` refuses the data.
         max_invalid_share: share of broken samples, 0 to 1, above which the data is refused all the same.
         suite: a user's own Great Expectations suite.
 
@@ -77,15 +83,20 @@ def validate(
     config = chosen.config(options)
     dataset = open_dataset(context.store, data, context.settings.cache_path)
     target, regression = _target(chosen, config, dataset)
+    mended: Repaired | None = None
+    if on_invalid == "repair":
+        mended = repair(data, target=None if regression else target, context=context)
+        dataset = open_dataset(context.store, mended.data, context.settings.cache_path)
     expectations = chosen.engine.expectations(config, dataset.card)
     used = _used(config, dataset)
     policy = {"on_invalid": on_invalid, "max_invalid_share": max_invalid_share, "suite": suite, "target": target, "used": sorted(used)}
     rules = [[rule.type, dict(rule.kwargs), rule.severity, rule.per_sample, rule.reason, rule.table] for rule in expectations]
-    key = f"validations/{content_key({'version': VERSION, 'dataset': data.digest, 'expectations': rules, **policy})}"
+    policy |= {"source": data.digest} if mended else {}
+    key = f"validations/{content_key({'version': VERSION, 'dataset': dataset.ref.digest, 'expectations': rules, **policy})}"
     report = None if context.fresh else find(context.store, key)
     answer = None if report is None else json.loads(read_file(context.store, report, REPORT))
     if report is None or answer is None or not _is_judged(answer) or not _is_there(context, answer):
-        gate = _Gate(dataset, expectations, suite, target, regression, used, on_invalid, max_invalid_share)
+        gate = _Gate(dataset, expectations, suite, target, regression, used, on_invalid, max_invalid_share, mended)
         answer, report = _examine(gate, key, context)
     if answer["decision"]["action"] == "fail":
         location = _location(context, report.key)
@@ -95,14 +106,15 @@ def validate(
         report=report,
         num_samples=answer["num_samples"],
         num_invalid=answer["num_invalid"],
+        num_repaired=mended.num_repaired if mended else 0,
         warnings=answer["warnings"],
     )
 
 
 def _check_policy(on_invalid: str, max_invalid_share: float) -> None:
     problems = []
-    if on_invalid not in ("quarantine", "fail"):
-        problems.append(f"on_invalid: {on_invalid!r} is not 'quarantine' or 'fail'")
+    if on_invalid not in ("quarantine", "repair", "fail"):
+        problems.append(f"on_invalid: {on_invalid!r} is not 'quarantine', 'repair' or 'fail'")
     if not 0 <= max_invalid_share <= 1:
         problems.append(f"max_invalid_share: {max_invalid_share} is not between 0 and 1")
     if problems:
@@ -157,6 +169,7 @@ class _Gate:
     used: set[str]
     on_invalid: str
     max_invalid_share: float
+    mended: Repaired | None
 
 
 def _examine(gate: _Gate, key: str, context: StageContext) -> tuple[dict[str, Any], Artifact]:
@@ -186,7 +199,12 @@ def _examine(gate: _Gate, key: str, context: StageContext) -> tuple[dict[str, An
         details = {"num_samples": len(look.invalid), "reasons": dict(sorted(reasons.items())), "report": key}
         clean = derive(context.store, dataset.ref, set(look.invalid), "quarantine", details)
     answer = _report(dataset, look, outcomes, decision, clean)
-    report = _publish(answer, look, outcomes, key, context)
+    repairs = b""
+    if gate.mended is not None:
+        repairs = read_file(context.store, gate.mended.report, REPAIRS)
+        told = json.loads(repairs)
+        answer["repair"] = {"source": told["source"], "num_repaired": gate.mended.num_repaired, "summary": told["summary"]}
+    report = _publish(answer, look, outcomes, key, repairs, context)
     context.report({"kind": "log", "message": f"validation: {_verdict(answer)} ({time.monotonic() - started:.1f} s)"})
     return answer, report
 
@@ -216,7 +234,7 @@ def _report(dataset: Dataset, look: Look, outcomes: list[_gx.Outcome], decision:
         "data": None if decision.action == "fail" else clean.model_dump(mode="json"),
         "num_samples": sum(dataset.card.num_rows.values()),
         "num_invalid": look.num_invalid,
-        "warnings": [message for outcome in soft for message in messages(outcome)],
+        "warnings": [message for outcome in soft for message in messages(outcome)] + duplicate_warnings(look.duplicates or {"groups": []}),
         "expectations": [_entry(outcome) for outcome in outcomes],
         "summary": {
             "num_rows": dict(dataset.card.num_rows),
@@ -250,11 +268,15 @@ def _entry(outcome: _gx.Outcome) -> dict[str, Any]:
     }
 
 
-def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], key: str, context: StageContext) -> Artifact:
+def _publish(answer: dict[str, Any], look: Look, outcomes: list[_gx.Outcome], key: str, repairs: bytes, context: StageContext) -> Artifact:
     broken = [{"id": str(sample), "reasons": reasons} for sample, reasons in look.invalid.items()]
     with tempfile.TemporaryDirectory(prefix="atelier-validate-") as scratch:
         folder = Path(scratch)
         (folder / REPORT).write_text(json.dumps(_plain(answer), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if repairs:
+            (folder / REPAIRS).write_bytes(repairs)
+        if look.duplicates is not None:
+            (folder / DUPLICATES).write_text(json.dumps(_plain(look.duplicates), indent=1) + "\n", encoding="utf-8")
         (folder / QUARANTINED).write_text(json.dumps(broken, indent=1) + "\n", encoding="utf-8")
         name = answer["dataset"]["name"] or answer["dataset"]["digest"][:16]
         write_docs((folder / DOCS).parent, outcomes, dataset=name, verdict=_verdict(answer))
@@ -276,8 +298,9 @@ def _plain(value: Any) -> Any:
 
 def _verdict(answer: Mapping[str, Any]) -> str:
     broken, warned = answer["num_invalid"], len(answer["warnings"])
+    mended = answer.get("repair", {}).get("num_repaired", 0)
     action = {"pass": "passed", "quarantine": "passed without the broken samples", "fail": "failed"}[answer["decision"]["action"]]
-    return f"{answer['num_samples']} samples, {broken} broken, {warned} warnings: {action}"
+    return f"{answer['num_samples']} samples, {f'{mended} repaired, ' if mended else ''}{broken} broken, {warned} warnings: {action}"
 
 
 def _location(context: StageContext, key: str) -> str:

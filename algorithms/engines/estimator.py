@@ -87,6 +87,7 @@ class EstimatorEngine:
     def _fit(self, config: Any, data: Dataset, run: Run) -> None:
         from threadpoolctl import threadpool_limits
 
+        from algorithms.augmentation.rows import augment_rows
         from algorithms.tables.family import Learning
         from algorithms.tables.fitting import fit_table
         from algorithms.tables.judging import write_json
@@ -102,13 +103,16 @@ class EstimatorEngine:
         valid = read_matrix(data, "valid", plan, target)
         if without := train.num_without_target + valid.num_without_target:
             run.report({"kind": "log", "message": f"{without} rows have no target and are left out."})
+        features, labels = augment_rows(config, plan, train.features, train.labels)
+        if len(labels) != len(train):
+            run.report({"kind": "log", "message": f"Augmentation ({config.augment}): {len(train)} training rows became {len(labels)}."})
         progress = Progress(run, primary_metric(self.task)[0], metric_scale=target.std)
         learning = Learning(
-            train=train.features,
-            train_labels=train.labels if target.is_class else target.standardize(train.labels),
+            train=features,
+            train_labels=labels if target.is_class else target.standardize(labels),
             valid=valid.features,
             valid_labels=valid.labels if target.is_class else target.standardize(valid.labels),
-            weights=_weights(config, train.labels, len(target.classes)),
+            weights=_weights(config, labels, len(target.classes)),
             num_classes=len(target.classes),
             threads=run.spec.threads,
         )

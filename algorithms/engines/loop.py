@@ -20,6 +20,7 @@ from torch import nn
 
 from algorithms.compression.distilling import Teacher
 from algorithms.engines import batches, checkpoints, optimizers
+from algorithms.engines.augmenting import BatchAugment, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
 from algorithms.engines.losses import make_loss
@@ -54,9 +55,10 @@ class Training:
         device: torch.device,
         precision: str,
         teacher: Teacher | None = None,
+        augment: BatchAugment | None = None,
     ) -> None:
-        self.teacher = teacher
         self.config, self.data, self.model, self.prepare, self.run = config, data, model, prepare, run
+        self.teacher, self.augment = teacher, augment
         self.device, self.precision = device, precision
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
@@ -68,6 +70,7 @@ class Training:
         broadcast_module(model, self.collectives)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.loss = make_loss(config, data)
+        self.training_loss = weigh_classes(self.loss, config, data, device)
         self.optimizer = optimizers.make_optimizer(config, model)
         self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
         self.buckets = GradientBuckets(model, self.collectives)
@@ -134,12 +137,7 @@ class Training:
         summed = torch.zeros((), device=self.device)
         for number, (inputs, targets) in enumerate(parts, start=1):
             self.buckets.reduce_now = number == len(parts)
-            prepared = self.prepare(inputs, True)
-            outputs = run_network(self.model, prepared, self.data, self.precision)
-            losses = self.loss(outputs, scale_targets(targets, self.data))
-            if self.teacher is not None:
-                losses = self.teacher.mix(losses, outputs, prepared, self.data, self.precision)
-            loss = losses.sum()
+            loss = self._losses(inputs, targets).sum()
             (loss / whole).backward()
             summed += loss.detach()
         self.buckets.finish()
@@ -153,6 +151,17 @@ class Training:
         self.loss_sum = self.loss_sum.to(self.device) + summed
         share = sum(len(targets) for _, targets in parts)
         return lambda: float(summed) / share
+
+    def _losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of every sample [n], after augmentation, and with the teacher's word if there is one."""
+        shares = None
+        if self.augment is None:
+            prepared = self.prepare(inputs, True)
+        else:
+            prepared, shares = self.augment.mix(self.prepare(self.augment.change(inputs, targets), True))
+        outputs = run_network(self.model, prepared, self.data, self.precision)
+        losses = mixed_loss(self.training_loss, outputs, scale_targets(targets, self.data), shares)
+        return losses if self.teacher is None else self.teacher.mix(losses, outputs, prepared, self.data, self.precision)
 
     @property
     def shipped(self) -> nn.Module:

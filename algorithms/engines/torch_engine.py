@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from algorithms.compression.recipes import Compressible
+    from algorithms.engines.augmenting import BatchAugment
     from algorithms.run import Run
     from algorithms.spec import Expectation
     from infra.datasets.card import Card
@@ -26,7 +27,13 @@ Target = Literal["class", "number"]
 
 
 class Samples(Protocol):
-    """Random access to one split, from one process, with bounded memory. ``read`` is called from a thread that reads ahead."""
+    """Random access to one split, from one process, with bounded memory. ``read`` is called from a thread that reads ahead.
+
+    ``labels`` are all targets [n], in order.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 
@@ -102,11 +109,12 @@ class TorchEngine:
         build_model: (config, data) -> network with random weights, logits or numbers out. The engine has seeded torch, calls the user's own
             ``config.model`` instead where there is one, loads ``config.pretrained`` over it, and moves it to its device.
         prepare_batch: (config, data) -> function (inputs, training) -> what the network takes. It gets a batch as ``Samples.read`` gave it, on
-            the network's device; here pictures are normalised, and shifted when ``training``.
+            the network's device; here pictures are normalised.
         write_package: (config, dataset, trained, run): write the ONNX package into ``run.output_dir``; see ``algorithms.package``.
         list_expectations: (config, card) -> what the data must look like.
         model_arguments: (config, data) -> what a user's own model is called with, by name (those that it accepts).
         tell_compressible: (config) -> what can be done to make the network smaller and faster.
+        make_augment: (config, data) -> what changes training batches, or None; see ``algorithms.engines.augmenting``.
     """
 
     open_data: OpenData
@@ -116,6 +124,7 @@ class TorchEngine:
     list_expectations: Callable[[Any, Card], list[Expectation]]
     model_arguments: Callable[[Any, TorchData], dict[str, Any]]
     tell_compressible: Callable[[Any], Compressible]
+    make_augment: Callable[[Any, TorchData], BatchAugment | None] = lambda config, data: None
 
     @property
     def distributed(self) -> bool:

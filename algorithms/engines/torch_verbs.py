@@ -78,7 +78,8 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
     if teacher is not None:
         teacher = Teacher(_place(teacher.module, config, device), teacher.weight)
     model = _place(model, config, device)
-    trained = Training(config, data, model, engine.prepare_batch(config, data), run, device, precision, teacher).fit()
+    prepare, augment = engine.prepare_batch(config, data), engine.make_augment(config, data)
+    trained = Training(config, data, model, prepare, run, device, precision, teacher, augment).fit()
     if trained.weights is None:
         return
     save_file(fake_quant.strip(trained.weights), run.output_dir / WEIGHTS)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from algorithms.engines.augmenting import BatchAugment
+
 
 def build_small_cnn(config: ImageClassificationConfig, data: TorchData) -> nn.Module:
     """See ``algorithms.images.networks.SmallCnn``."""
@@ -49,15 +51,10 @@ def model_arguments(config: ImageClassificationConfig, data: TorchData) -> dict[
 
 
 def prepare_batch(config: ImageClassificationConfig, data: TorchData) -> Callable[[torch.Tensor, bool], torch.Tensor]:
-    """uint8 [N, S, S, C] -> float32 [N, C, S, S], shifted at random when training."""
-    from algorithms.images.preprocess import normalise, random_shift
+    """uint8 [N, S, S, C] -> float32 [N, C, S, S]."""
+    from algorithms.images.preprocess import normalise
 
-    def prepare(pictures: torch.Tensor, training: bool) -> torch.Tensor:
-        if training and config.random_shift:
-            pictures = random_shift(pictures, config.random_shift)
-        return normalise(pictures, config.channels_last)
-
-    return prepare
+    return lambda pictures, training: normalise(pictures, config.channels_last)
 
 
 def tell_compressible(config: ImageClassificationConfig) -> Compressible:
@@ -69,3 +66,15 @@ def tell_small_cnn_compressible(config: ImageClassificationConfig) -> Compressib
     """As ``tell_compressible``; half the width is a smaller architecture of its own."""
     student = {} if config.model else {"width": max(config.width / 2, 0.1)}
     return Compressible(static=True, fp16=True, prunable=True, student=student)
+
+
+def make_augment(config: ImageClassificationConfig, data: TorchData) -> BatchAugment | None:
+    """The policy that the options name, if it changes anything."""
+    from algorithms.augmentation.policies import parse_policy
+
+    policy = parse_policy(config.augment)
+    if not policy:
+        return None
+    from algorithms.augmentation.pictures import PictureAugment
+
+    return PictureAugment(policy, data.classes, config.image_size, config.channels, config.no_flip)

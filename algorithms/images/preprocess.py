@@ -40,12 +40,15 @@ def normalise(pictures: torch.Tensor, channels_last: bool) -> torch.Tensor:
 
 
 def random_shift(pictures: torch.Tensor, most: float) -> torch.Tensor:
-    """Each picture moved by up to ``most`` of its side, up or down and left or right; the edge is repeated. uint8 [N, S, S, C]."""
-    count, size = pictures.shape[:2]
-    reach = round(most * size)
-    if reach == 0:
+    """Each picture moved by up to ``most`` of its sides, up or down and left or right; the edge is repeated. uint8 [N, H, W, C]."""
+    count, height, width = pictures.shape[:3]
+    reaches = round(most * height), round(most * width)
+    if not any(reaches):
         return pictures
-    places = torch.arange(size, device=pictures.device)
-    offsets = torch.randint(-reach, reach + 1, (2, count, 1), device=pictures.device)
-    rows, columns = (places + offsets).clamp(0, size - 1)
+    rows, columns = (
+        (torch.arange(side, device=pictures.device) + torch.randint(-reach, reach + 1, (count, 1), device=pictures.device)).clamp(
+            0, side - 1
+        )
+        for side, reach in zip((height, width), reaches, strict=True)
+    )
     return pictures[torch.arange(count, device=pictures.device)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def list_expectations(config: ImageClassificationConfig, card: Card) -> list[Expectation]:
     """What pictures must look like; see ``algorithms.expectations``."""
+    from algorithms.augmentation.policies import check_no_flip
     from algorithms.expectations import image_expectations
 
+    check_no_flip(config.no_flip, card.classes)
     return image_expectations(card)
 
 
@@ -35,11 +37,13 @@ def image_engine(
         list_expectations=list_expectations,
         model_arguments=models.model_arguments,
         tell_compressible=tell_compressible,
+        make_augment=models.make_augment,
     )
 
 
+_SHIFT = ({"name": "shift", "share": 0.1},)
 # What trains the larger networks well from random weights: AdamW, one cycle of cosine after a warm-up, clipping, label smoothing, averaging.
-_FROM_SCRATCH = {"epochs": 60, "warmup_epochs": 3.0, "clip_norm": 1.0, "label_smoothing": 0.1, "ema_decay": 0.998, "random_shift": 0.1}
+_FROM_SCRATCH = {"epochs": 60, "warmup_epochs": 3.0, "clip_norm": 1.0, "label_smoothing": 0.1, "ema_decay": 0.998, "augment": _SHIFT}
 
 IMAGE_PRESETS = (
     Algorithm(
@@ -57,7 +61,7 @@ IMAGE_PRESETS = (
             "ema_decay": 0.99,
             "label_smoothing": 0.05,
             "dropout": 0.2,
-            "random_shift": 0.08,
+            "augment": "shift",
         },
     ),
     Algorithm(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from algorithms.engines.torch_config import TorchConfig
-from algorithms.spec import Config
+from algorithms.spec import Config, Names
+from algorithms.user_code import is_dotted
 
-
-def _names(value: Any) -> Any:
-    """``a,b`` as it comes from a command line, or a list."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+ROW_POLICIES = ("none", "noise", "smote")
 
 
 class TableConfig(Config):
@@ -35,10 +31,32 @@ class TableConfig(Config):
     max_categories: int = Field(
         default=1000, ge=2, le=100_000, description="Values kept of a text column, the most frequent; the rest counts as one."
     )
+    augment: str = Field(
+        default="none", min_length=1, description="How training rows are augmented: none, noise, or a dotted name of your own."
+    )
+    noise_sigma: float = Field(
+        default=0.1, gt=0, le=10, description="Strength of augment=noise, in standard deviations of each column of numbers."
+    )
+
+    @field_validator("augment")
+    @classmethod
+    def _augment_is_known(cls, name: str) -> str:
+        allowed = ROW_POLICIES if issubclass(cls, ClassWeights) else ROW_POLICIES[:2]
+        if name in allowed or is_dotted(name):
+            return name
+        near = difflib.get_close_matches(name, allowed, n=2)
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        raise ValueError(f"there is no {name!r}{nearest}. Allowed: {', '.join(allowed)}, or package.module:name")
 
 
 class ClassWeights(Config):
     """For classification."""
+
+    augment: str = Field(
+        default="none",
+        min_length=1,
+        description="How training rows are augmented: none, noise, smote (rows between neighbours of rarer classes), or a dotted name of your own.",
+    )
 
     class_weights: Literal["none", "balanced"] = Field(
         default="none",
@@ -160,3 +178,7 @@ class MlpConfig(TorchConfig, TableConfig):
     )
     ema_decay: float = Field(default=0.95, ge=0, lt=1, description="Decay of the average of weights that is kept as the model; 0 is off.")
     clip_norm: float = Field(default=5.0, ge=0, description="Largest norm of the whole gradient; 0 is off.")
+
+
+class MlpClassifierConfig(ClassWeights, MlpConfig):
+    """A multi-layer perceptron for classes."""

@@ -19,12 +19,14 @@ from algorithms.compression.recipes import Compressible
 from algorithms.engines.torch_engine import TorchData, TorchEngine, TrainedModel
 from algorithms.spec import Expectation
 from algorithms.tables.config import MlpConfig
+from algorithms.user_code import digests
 from infra.datasets.card import Card
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from algorithms.engines.augmenting import BatchAugment
     from algorithms.run import Run
     from algorithms.tables.columns import ColumnPlan
     from algorithms.tables.fitting import FittedTable, FoldMeans
@@ -89,7 +91,7 @@ def open_rows(
         plan, target, fold_means = learned.plan, learned.target, learned.fold_means
     else:
         plan, target = ColumnPlan.model_validate(fitted["plan"]), Target.model_validate(fitted["target"])
-    samples = {split: _open_split(dataset, split, plan, target, fold_means if split == "train" else None) for split in splits}
+    samples = {split: _open_split(config, dataset, split, plan, target, fold_means if split == "train" else None) for split in splits}
     return TorchData(
         "class" if target.is_class else "number",
         target.classes,
@@ -122,15 +124,21 @@ def _learn(regression: bool, config: MlpConfig, dataset: Dataset, run: Run) -> F
     return found
 
 
-def _open_split(dataset: Dataset, split: str, plan: ColumnPlan, target: Target, fold_means: FoldMeans | None) -> RowSamples:
+def _open_split(
+    config: MlpConfig, dataset: Dataset, split: str, plan: ColumnPlan, target: Target, fold_means: FoldMeans | None
+) -> RowSamples:
     """Make the matrix, or find it in the cache, where other ranks of this machine and later attempts share it."""
+    from algorithms.augmentation.rows import augment_rows
     from algorithms.tables.matrix import iter_labelled
     from algorithms.tables.target import ROW_ID
     from infra.cache import Cache
     from infra.settings import load_settings
 
     seed = fold_means.seed if fold_means else None
-    identity = [FORMAT, dataset.ref.digest, split, plan.model_dump_json(), target.model_dump_json(), seed]
+    # Noise is new in every batch; other policies add rows, here and once.
+    grows = split == "train" and config.augment not in ("none", "noise")
+    policy = [config.augment, config.seed, digests({"augment": config.augment})] if grows else None
+    identity = [FORMAT, dataset.ref.digest, split, plan.model_dump_json(), target.model_dump_json(), seed, policy]
     name = f"tables/{hashlib.sha256(repr(identity).encode()).hexdigest()[:40]}"
 
     def make(folder: Path) -> None:
@@ -143,6 +151,11 @@ def _open_split(dataset: Dataset, split: str, plan: ColumnPlan, target: Target, 
                 labels.append(found)
                 rows.append(table[ROW_ID].combine_chunks().to_numpy(zero_copy_only=False))
         kind = np.int64 if target.is_class else np.float32
+        if grows:
+            features = np.fromfile(folder / "features", np.float32).reshape(-1, plan.num_features)
+            features, grown = augment_rows(config, plan, features, np.concatenate(labels))
+            np.ascontiguousarray(features, np.float32).tofile(folder / "features")
+            labels, rows = [grown], [np.full(len(grown), -1, np.int64)]
         np.save(folder / "labels.npy", np.concatenate([np.zeros(0, kind), *labels]).astype(kind))
         np.save(folder / "rows.npy", np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64))
 
@@ -186,6 +199,16 @@ def tell_compressible(config: MlpConfig) -> Compressible:
 def prepare_batch(config: MlpConfig, data: TorchData) -> Callable[[torch.Tensor, bool], torch.Tensor]:
     """Rows are ready as they are read."""
     return lambda features, training: features
+
+
+def make_augment(config: MlpConfig, data: TorchData) -> BatchAugment | None:
+    """Noise for every batch, if the options ask for it; rows that are added are part of the split."""
+    if config.augment != "noise":
+        return None
+    from algorithms.augmentation.rows import NoiseOnRows, number_features
+    from algorithms.tables.columns import ColumnPlan
+
+    return NoiseOnRows(number_features(ColumnPlan.model_validate(data.fitted["plan"])), config.noise_sigma)
 
 
 def list_expectations(regression: bool, config: MlpConfig, card: Card) -> list[Expectation]:
@@ -261,4 +284,5 @@ def mlp_engine(*, regression: bool) -> TorchEngine:
         list_expectations=partial(list_expectations, regression),
         model_arguments=model_arguments,
         tell_compressible=tell_compressible,
+        make_augment=make_augment,
     )

@@ -51,7 +51,7 @@ TABLE_PRESETS = (
     ),
     Algorithm(
         name="tabular-classification/mlp",
-        config_type=config.MlpConfig,
+        config_type=config.MlpClassifierConfig,
         engine=mlp_engine(regression=False),
         summary="Multi-layer perceptron on scaled numbers and encoded text (torch), over several workers if asked for",
         suits="large tables of numbers with smooth relations; a network of your own takes its place with --set model=...",

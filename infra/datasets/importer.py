@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from infra import artifacts
 from infra.datasets import names, sources, tabular_files
-from infra.datasets.card import SPLITS, Card, DatasetRef, Feature, Lineage, Shard, Source
-from infra.datasets.dataset import CARD, Dataset, open_dataset
-from infra.datasets.images import FEATURES, GROUP_BYTES, GROUP_ROWS, SCHEMA, list_images, prepare_images, write_images
-from infra.datasets.shards import shard_writers
+from infra.datasets.card import SPLITS, Card, DatasetRef, Source
+from infra.datasets.dataset import CARD
+from infra.datasets.images import FEATURES, list_images, prepare_images, write_images
 from infra.datasets.splits import Ratios, check_ratios
-from infra.datasets.tables import ROW, Target, class_names, prepare_table, write_table
+from infra.datasets.tables import Target, prepare_table, write_table
 from infra.errors import AtelierError, InvalidSourceError
 from infra.settings import load_settings
 from infra.store import FolderStore, Store, folder_error
@@ -163,7 +158,7 @@ def _import_images(
             split_rule=images.split_rule,
             source=_source(local, "image folder", listing.ignored),
         )
-        return _publish(store, folder, card)
+        return publish_version(store, folder, card)
 
 
 def _import_table(
@@ -206,109 +201,24 @@ def _import_table(
             split_rule=table.split_rule,
             source=_source(local, " + ".join(formats), ignored),
         )
-        return _publish(store, folder, card)
+        return publish_version(store, folder, card)
 
 
 def _source(local: sources.LocalSource, form: str, ignored: list[str]) -> Source:
     return Source(
         uri=local.uri,
         format=f"{form} in {local.archive}" if local.archive else form,
-        imported_at=_now(),
+        imported_at=now(),
         ignored=ignored[:_MOST_IGNORED],
         num_ignored=len(ignored),
     )
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _publish(store: Store, folder: Path, card: Card) -> DatasetRef:
+def publish_version(store: Store, folder: Path, card: Card) -> DatasetRef:
     (folder / CARD).write_text(card.model_dump_json(indent=1))
     artifacts.publish(store, folder, card.ref.key, "dataset", replace=False)
     return card.ref
-
-
-def derive(
-    store: Store, parent: DatasetRef, drop: Collection[str] | Collection[int], operation: str, details: dict[str, Any]
-) -> DatasetRef:
-    """A version without some samples; splits and labels of the others stay as they are.
-
-    Args:
-        store: where the parent is.
-        parent: the version to start from; its name is the new one's too, though the name itself keeps its meaning.
-        drop: sample ids: ``path`` of pictures, ``_row`` of table rows.
-        operation: for the lineage, such as ``quarantine``.
-        details: for the lineage: JSON values; not part of the digest.
-
-    Returns:
-        The new version; the parent itself if nothing is to be dropped.
-    """
-    if not drop:
-        return parent
-    ids = sorted(set(drop))  # type: ignore[type-var]
-    what = {"parent": parent.digest, "operation": operation, "drop": ids}
-    digest = hashlib.sha256(b"atelier derived data set 1\n" + json.dumps(what).encode()).hexdigest()
-    ref = DatasetRef(digest=digest, name=parent.name, kind=parent.kind)
-    if artifacts.find(store, ref.key) is not None:
-        return ref
-    data = open_dataset(store, parent, load_settings().cache_path)
-    id_column = "path" if parent.kind == "image" else ROW
-    dropped = pa.array(ids, pa.string() if parent.kind == "image" else pa.int64())
-    with scratch_folder(store) as folder:
-        kept = _Kept(data, folder)
-        for split in SPLITS:
-            for rows in data.iter_tables(split):
-                kept.add(split, rows.filter(pc.invert(pc.is_in(rows.column(id_column), dropped))))
-        card = data.card.model_copy(
-            update={
-                "digest": digest,
-                "features": kept.features(),
-                "counts": kept.counts,
-                "num_rows": kept.num_rows,
-                "shards": (shards := kept.close()),
-                "num_bytes": sum(shard.num_bytes for shard in shards),
-                "lineage": Lineage(operation=operation, parents=[parent.digest], details={"num_dropped": len(ids), **details}),
-                "source": data.card.source.model_copy(update={"imported_at": _now()}),
-            }
-        )
-        _publish(store, folder, card)
-    return ref
-
-
-class _Kept:
-    """Writes and counts the rows that stay."""
-
-    def __init__(self, data: Dataset, folder: Path) -> None:
-        self.card = data.card
-        self.num_rows = dict.fromkeys(SPLITS, 0)
-        self.counts = {split: dict.fromkeys(data.card.classes or [""], 0) for split in SPLITS}
-        self._nulls = dict.fromkeys((feature.name for feature in data.card.features), 0)
-        self._folder = folder
-        self._writers: dict[str, Any] = {}
-
-    def add(self, split: str, rows: pa.Table) -> None:
-        if not self._writers:
-            image = self.card.kind == "image"
-            most, fewest, size = (GROUP_ROWS, 32, GROUP_BYTES) if image else (100_000, 1000, 64 << 20)
-            self._writers = shard_writers(self._folder, SCHEMA if image else rows.schema, self.card.num_rows, most, fewest, size)
-        self._writers[split].add(rows)
-        self.num_rows[split] += rows.num_rows
-        for name in rows.column_names:
-            self._nulls[name] += rows.column(name).null_count
-        counts = self.counts[split]
-        if not self.card.classes:
-            counts[""] += rows.num_rows
-        elif self.card.kind == "image":
-            for i, count in enumerate(np.bincount(rows.column("label").to_numpy(), minlength=len(self.card.classes))):
-                counts[self.card.classes[i]] += int(count)
-        else:
-            for entry in pc.value_counts(class_names(rows.column(self.card.target))).to_pylist():
-                if entry["values"] is not None:
-                    counts[entry["values"]] += entry["counts"]
-
-    def features(self) -> list[Feature]:
-        return [feature.model_copy(update={"nulls": self._nulls[feature.name]}) for feature in self.card.features]
-
-    def close(self) -> list[Shard]:
-        return [shard for writer in self._writers.values() for shard in writer.close()]

@@ -25,7 +25,7 @@ def plain(num_classes, channels):
         torch.nn.Conv2d(channels, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, num_classes)
     )
 """
-OPTIONS = {"image_size": 16, "epochs": 2, "batch_size": 13, "precision": "fp32", "random_shift": 0, "model": "rank_networks:plain"}
+OPTIONS = {"image_size": 16, "epochs": 2, "batch_size": 13, "precision": "fp32", "augment": "none", "model": "rank_networks:plain"}
 
 
 def start_ranks(spec: RunSpec, size: int, port: int, folder: Path) -> list[subprocess.Popen[str]]:

@@ -20,7 +20,8 @@ from infra.artifacts import Artifact, publish, read_file
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
-from infra.datasets.importer import derive, import_source
+from infra.datasets.derived import derive
+from infra.datasets.importer import import_source
 from infra.errors import ArtifactNotFoundError, CorruptArtifactError
 from infra.settings import Settings
 from infra.store import FolderStore

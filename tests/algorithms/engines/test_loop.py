@@ -68,7 +68,7 @@ def test_one_rank_and_three_agree_on_the_same_global_batch(workplace: Workplace,
         **TINY,
         "batch_size": 13,
         "model": own_model,
-        "random_shift": 0,
+        "augment": "none",
         "ema_decay": 0,
         "accumulation": accumulation,
         "clip_norm": 1.0,
@@ -152,7 +152,7 @@ def test_a_training_killed_within_an_epoch_goes_on_as_if_nothing_had_been(
 
 
 def test_two_ranks_resume_too_and_then_one_alone(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {**TINY, "epochs": 3, "random_shift": 0, "dropout": 0, "checkpoint_every_steps": 1, **same_start(workplace, tmp_path)}
+    options = {**TINY, "epochs": 3, "augment": "none", "dropout": 0, "checkpoint_every_steps": 1, **same_start(workplace, tmp_path)}
     undisturbed = on_ranks(2, lambda collectives: workplace.train(SMALL_CNN, "undisturbed", collectives=collectives, **options))[0]
     for steps, collectives_count in ((2, 2), (5, 2)):
         with monkeypatch.context() as patch:

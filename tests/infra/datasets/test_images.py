@@ -17,7 +17,8 @@ from PIL import Image
 from infra.datasets import images, importer, shards
 from infra.datasets.card import SPLITS, Card, DatasetRef, Shard
 from infra.datasets.dataset import Dataset, open_dataset
-from infra.datasets.importer import derive, import_source
+from infra.datasets.derived import derive
+from infra.datasets.importer import import_source
 from infra.errors import CorruptArtifactError, InvalidOptionError, InvalidSourceError, SourceNotFoundError
 from infra.store import Store, open_store
 

@@ -14,7 +14,8 @@ from infra.context import StageContext
 from infra.datasets import importer, names, sources
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
-from infra.datasets.importer import derive, import_source, source_fingerprint
+from infra.datasets.derived import derive
+from infra.datasets.importer import import_source, source_fingerprint
 from infra.errors import DatasetNotFoundError, InvalidOptionError, InvalidSourceError, SourceNotFoundError
 from infra.store import Store, open_store
 from tasks.ingest import default_name, ingest

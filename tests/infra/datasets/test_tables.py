@@ -16,7 +16,8 @@ import pytest
 from infra.datasets import delimited
 from infra.datasets.card import SPLITS
 from infra.datasets.dataset import Dataset, open_dataset
-from infra.datasets.importer import derive, import_source
+from infra.datasets.derived import derive
+from infra.datasets.importer import import_source
 from infra.datasets.tables import class_names
 from infra.errors import InvalidSourceError
 from infra.store import Store, open_store

@@ -1,0 +1,44 @@
+"""What the training loop knows of augmentation: batches that are changed, samples that are mixed, classes that weigh more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from algorithms.engines.losses import Loss
+    from algorithms.engines.torch_engine import TorchData
+
+
+class BatchAugment(Protocol):
+    """Changes training batches. Chance comes from torch's generators alone, which the checkpoints keep."""
+
+    def change(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """A batch as ``Samples.read`` gave it -> one of the same shape and type."""
+        ...
+
+    def mix(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A batch as the network takes it -> the same, and the share [n] of each sample that is still its own, or None.
+
+        The rest of sample i is sample i - 1's, that of the first the last one's.
+        """
+        ...
+
+
+def mixed_loss(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor | None) -> torch.Tensor:
+    """The loss [n] of mixed samples: of their own target and their neighbour's, by their shares.
+
+    For cross entropy that is the loss of the mixed target; any other loss needs no soft targets this way.
+    """
+    own = loss(outputs, targets)
+    return own if shares is None else shares * own + (1 - shares) * loss(outputs, targets.roll(1, 0))
+
+
+def weigh_classes(loss: Loss, config: Any, data: TorchData, device: torch.device) -> Loss:
+    """The loss, times the weight of each sample's class if ``class_weights`` is balanced: 1 on average, and classes weigh the same in sum."""
+    if data.target != "class" or getattr(config, "class_weights", "none") == "none":
+        return loss
+    counts = torch.bincount(torch.as_tensor(data.samples["train"].labels), minlength=len(data.classes))
+    weights = (counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))).float().to(device)
+    return lambda outputs, targets: loss(outputs, targets) * weights[targets]

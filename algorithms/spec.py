@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.search_space import Range
+
 if TYPE_CHECKING:
     from algorithms.run import Run
     from infra.datasets.card import Card
@@ -85,6 +87,7 @@ class Algorithm:
         suits: one sentence: when to choose it.
         size: what it weighs, in words: ``11.2 M parameters``.
         defaults: values that differ from the config type's own defaults.
+        search_space: what tuning may choose, by option; empty: a user has to say what to tune.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Algorithm:
     suits: str
     size: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def task(self) -> str:

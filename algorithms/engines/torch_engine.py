@@ -105,6 +105,7 @@ class TorchEngine:
         write_package: (config, dataset, trained, run): write the ONNX package into ``run.output_dir``; see ``algorithms.package``.
         list_expectations: (config, card) -> what the data must look like.
         model_arguments: (config, data) -> what a user's own model is called with, by name (those that it accepts).
+        family_modules: what these functions load when they run; warm processes load it beforehand.
     """
 
     open_data: OpenData
@@ -113,6 +114,12 @@ class TorchEngine:
     write_package: Callable[[Any, Dataset, TrainedModel, Run], None]
     list_expectations: Callable[[Any, Card], list[Expectation]]
     model_arguments: Callable[[Any, TorchData], dict[str, Any]]
+    family_modules: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What a training loads."""
+        return ("torch", "algorithms.engines.torch_verbs", "torch.utils.tensorboard", *self.family_modules)
 
     @property
     def distributed(self) -> bool:

@@ -253,4 +253,5 @@ def mlp_engine(*, regression: bool) -> TorchEngine:
         write_package=write_package,
         list_expectations=partial(list_expectations, regression),
         model_arguments=model_arguments,
+        family_modules=("algorithms.tables.fitting", "algorithms.tables.matrix", "algorithms.tables.networks"),
     )

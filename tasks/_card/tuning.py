@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -59,7 +60,7 @@ def history_chart(study: Study) -> Markup:
     x = svg.linear(0, max(len(study["trials"]) - 1, 1), _LEFT, _WIDTH - _RIGHT)
     y, body = _y_axis(values, f"{metric['label']}, by trial")
     body += _whole_ticks(x, len(study["trials"]) - 1, "trial")
-    steps = [point for a, b in zip(best, best[1:], strict=False) for point in ((a[0], a[1]), (b[0], a[1]))] + [best[-1]]
+    steps = [point for a, b in itertools.pairwise(best) for point in ((a[0], a[1]), (b[0], a[1]))] + [best[-1]]
     body.append(svg.polyline([(x(a), y(b)) for a, b in steps], "line s1"))
     body += [svg.dot(x(a), y(b), 3, "hollow", tip=f"trial {a}, pruned: {svg.number(b)}") for a, b in pruned]
     body += [svg.dot(x(a), y(b), 3, "cloud", tip=f"trial {a}: {svg.number(b)}") for a, b in complete]

@@ -5,10 +5,12 @@ No scheduler and no server is needed: a rank on a cluster and a debugger on a la
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Artifact, fetch, find, publish
 from infra.datasets.card import DatasetRef
+from infra.errors import AtelierError, StoreAccessError, to_wire
 from infra.settings import load_settings
 from infra.store import Store, open_store
 
@@ -116,6 +119,28 @@ def _verb(algorithm: Algorithm, verb: Verb) -> Callable[[Any, Dataset, Run], Non
         return verbs.compress if verb == "compress" else verbs.measure
     found: Callable[[Any, Dataset, Run], None] = getattr(algorithm.engine, verb)
     return found
+def attempt(work: Callable[[], None], report: Callable[[Event], None]) -> int:
+    """Do the work of a process; returns its exit status. A failure is reported as an event before the process ends."""
+    try:
+        work()
+    except AtelierError as error:
+        report({"kind": "error", "error": to_wire(error)})
+        traceback.print_exc()  # into the process's log; the user gets the sentence
+        return error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            report({"kind": "error", "traceback": traceback.format_exc(), "message": f"{type(error).__name__}: {error}"})
+            traceback.print_exc()
+            return 1
+        told = StoreAccessError(str(error.filename or "the disk"), str(error.strerror), "Free some room, then run the same command again.")
+        report({"kind": "error", "error": to_wire(told)})
+        traceback.print_exc()
+        return told.exit_status
+    except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it was reaches whoever started it
+        report({"kind": "error", "traceback": traceback.format_exc(), "message": f"{type(error).__name__}: {error}"})
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def events_to_fd() -> Callable[[Event], None]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from algorithms.search_space import Range
+
 if TYPE_CHECKING:
     from algorithms.compression.recipes import Compressible
     from algorithms.run import Run
@@ -99,6 +101,7 @@ class Algorithm:
         suits: one sentence: when to choose it.
         size: what it weighs, in words: ``11.2 M parameters``.
         defaults: values that differ from the config type's own defaults.
+        search_space: what tuning may choose, by option; empty: a user has to say what to tune.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Algorithm:
     suits: str
     size: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def task(self) -> str:

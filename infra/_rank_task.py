@@ -48,7 +48,7 @@ def deliver(orders: dict[str, dict[str, Any] | None]) -> list[str]:
 
 
 @dataclass
-class _Outcome:
+class Outcome:
     """How a rank ended, as far as its supervisor told."""
 
     pid: int = 0
@@ -68,7 +68,7 @@ class _Outcome:
 
 
 @dataclass
-class _Relay:
+class Relay:
     """Sends a rank's events to the driver, in batches, numbered so that the driver knows when it has all."""
 
     worker: Worker
@@ -83,22 +83,12 @@ class _Relay:
     def read(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in filter(None, lines):
-            self.add(self._parse(line))
+            self.add(parse_event(line))
 
     def add(self, event: dict[str, Any]) -> None:
         if event["kind"] == "error":
             self.error = event
         self._events.append(event)
-
-    @staticmethod
-    def _parse(line: bytes) -> dict[str, Any]:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict) and isinstance(event.get("kind"), str):
-            return event
-        return {"kind": "log", "message": line.decode(errors="replace")}
 
     def send(self, *, now: bool = False) -> None:
         if self._events and (now or time.monotonic() - self._sent_at >= RELAY_S):
@@ -106,6 +96,17 @@ class _Relay:
             self.num_batches += 1
             self._events = []
             self._sent_at = time.monotonic()
+
+
+def parse_event(line: bytes) -> dict[str, Any]:
+    """A line that a rank wrote as an event; what is none becomes a ``log`` of its text."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and isinstance(event.get("kind"), str):
+        return event
+    return {"kind": "log", "message": line.decode(errors="replace")}
 
 
 def _here(worker: Worker) -> dict[str, Any]:
@@ -127,14 +128,14 @@ def _here(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _unwanted(worker: Worker, key: str) -> bool:
+def unwanted(worker: Worker, key: str) -> bool:
     """Whether the task was cancelled or the worker is closing; neither interrupts a task's thread."""
     task = worker.state.tasks.get(key)
     return task is None or task.state != "executing" or worker.status.name not in ("running", "paused", "closing_gracefully")
 
 
 def _wait_for_order(worker: Worker, key: str) -> dict[str, Any] | None:
-    while not _unwanted(worker, key):
+    while not unwanted(worker, key):
         try:
             return _ORDERS[key].get(timeout=POLL_S)
         except queue.Empty:
@@ -142,7 +143,7 @@ def _wait_for_order(worker: Worker, key: str) -> dict[str, Any] | None:
     return None
 
 
-def _open_log(folder: str, name: str) -> tuple[Path, str]:
+def open_log(folder: str, name: str) -> tuple[Path, str]:
     """The rank's log file in the driver's folder; in this machine's own temporary one if that cannot be written here, and why."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -153,10 +154,11 @@ def _open_log(folder: str, name: str) -> tuple[Path, str]:
         return own / name, f"{folder} cannot be written on this worker ({error}); the rank's output is in {own}"
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path, begin: int = 0) -> str:
+    """The last lines of a log, from byte ``begin`` on."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
+        file.seek(max(begin, size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-TAIL_LINES:])
 
@@ -175,11 +177,11 @@ def _environment(order: dict[str, Any], key: str, events_fd: int, store_fd: int 
     return inherited | own | order["env"]
 
 
-def _follow(process: subprocess.Popen[bytes], events_fd: int, relay: _Relay, worker: Worker, key: str) -> _Outcome:
+def _follow(process: subprocess.Popen[bytes], events_fd: int, relay: Relay, worker: Worker, key: str) -> Outcome:
     """Relay the rank's events until its supervisor says how it ended; end it when nobody wants it any more."""
     assert process.stdin is not None
     assert process.stdout is not None
-    outcome = _Outcome()
+    outcome = Outcome()
     status_fd = process.stdout.fileno()
     os.set_blocking(events_fd, False)
     with selectors.DefaultSelector() as selector:
@@ -192,7 +194,7 @@ def _follow(process: subprocess.Popen[bytes], events_fd: int, relay: _Relay, wor
                     selector.unregister(ready.fd)
                 (relay if ready.fd == events_fd else outcome).read(chunk)
             relay.send()
-            if not _ORDERS[key].empty() or _unwanted(worker, key):
+            if not _ORDERS[key].empty() or unwanted(worker, key):
                 process.stdin.close()
             if status_fd not in selector.get_map():  # the supervisor was killed, and the kernel killed the rank
                 break
@@ -216,7 +218,7 @@ def _kill_leftovers(key: str) -> None:
             continue
 
 
-def _drain(events_fd: int, relay: _Relay) -> None:
+def _drain(events_fd: int, relay: Relay) -> None:
     """Read what is in the pipe; something that the rank left behind may hold it open, and is not waited for."""
     try:
         while chunk := os.read(events_fd, MAX_BATCH_BYTES):
@@ -235,7 +237,7 @@ def run_rank(topic: str) -> dict[str, Any]:
 
     worker = get_worker()
     key = str(worker.get_current_task())
-    relay = _Relay(worker, topic, key)
+    relay = Relay(worker, topic, key)
     _ORDERS[key] = queue.SimpleQueue()
     try:
         here = _here(worker)
@@ -250,8 +252,8 @@ def run_rank(topic: str) -> dict[str, Any]:
         del _ORDERS[key]
 
 
-def _run(order: dict[str, Any], worker: Worker, key: str, relay: _Relay, store_fd: int) -> dict[str, Any]:
-    log, complaint = _open_log(order["log_dir"], f"rank-{order['rank']}.log")
+def _run(order: dict[str, Any], worker: Worker, key: str, relay: Relay, store_fd: int) -> dict[str, Any]:
+    log, complaint = open_log(order["log_dir"], f"rank-{order['rank']}.log")
     if complaint:
         relay.add({"kind": "log", "message": complaint})
     events_fd, write_fd = os.pipe()
@@ -274,7 +276,7 @@ def _run(order: dict[str, Any], worker: Worker, key: str, relay: _Relay, store_f
         "ended": outcome.ended,
         "peak_mib": outcome.peak_kib // 1024,
         "error": relay.error,
-        "last_words": _last_words(log),
+        "last_words": last_words(log),
         "num_batches": relay.num_batches,
         "log": str(log),
     }

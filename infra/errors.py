@@ -6,6 +6,7 @@
     ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
     ├── TrainingDivergedError           (ArithmeticError)  the loss is no longer a number
+    ├── TuningFailedError               (RuntimeError)     no trial of a tuning completed
     ├── ParityError                     (RuntimeError)     the exported model differs from the trained one
     ├── CompressionError                (RuntimeError)     a model could not be made smaller in this way
     ├── BudgetNotMetError               (RuntimeError)     no compressed model is within the budget
@@ -18,6 +19,7 @@
         ├── UnsafeArchiveError          (ValueError)
         ├── ValidationFailedError       (ValueError)       data that does not pass the gate
         ├── CorruptArtifactError        (ValueError)       a digest does not match
+        ├── DamagedStudyError           (ValueError)       the journal of a tuning is damaged in its middle
         ├── UserCodeError               (ValueError)       a dotted name that does not load or run
         ├── UnknownAlgorithmError       (LookupError)
         ├── SourceNotFoundError         (LookupError)
@@ -108,6 +110,15 @@ class TrainingDivergedError(AtelierError, ArithmeticError):
             f"The training diverged: in epoch {self.epoch} the loss is not a finite number any more. Lower learning_rate (it is "
             f"{self.learning_rate:g}), give clip_norm=1, or look for infinite values in the data."
         )
+
+
+class TuningFailedError(AtelierError, RuntimeError):
+    def __init__(self, num_trials: int, why: str) -> None:
+        super().__init__(num_trials, why)
+        self.num_trials, self.why = num_trials, why
+
+    def __str__(self) -> str:
+        return f"None of {self.num_trials} trials completed; the first failed because: {self.why.strip() or '(unknown)'}"
 
 
 class ParityError(AtelierError, RuntimeError):
@@ -227,6 +238,18 @@ class CorruptArtifactError(InputError, ValueError):
         return (
             f"{self.file} is damaged: its SHA-256 is {self.found[:16]}…, recorded was {self.expected[:16]}…. "
             "Restore the file from a backup, or delete what it belongs to and run the same command again."
+        )
+
+
+class DamagedStudyError(InputError, ValueError):
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(file, line)
+        self.file, self.line = file, line
+
+    def __str__(self) -> str:
+        return (
+            f"The study's journal {self.file} is damaged: line {self.line} is no record. A torn end would have been mended, this is before the "
+            "end. Restore the file from a backup, or delete it to tune from the beginning."
         )
 
 

@@ -188,7 +188,7 @@ def _log_folder(parent: Path) -> Path:
     return parent.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
 
 
-def _forget_topic(topic: str, dask_scheduler: Any = None) -> None:
+def forget_topic(topic: str, dask_scheduler: Any = None) -> None:
     """Free the events that the scheduler keeps; it would keep 100,000 of each job."""
     dask_scheduler._broker.truncate(topic)
 
@@ -361,7 +361,7 @@ class _Job:
         finally:
             if self.client.status == "running":
                 self.client.unsubscribe_topic(self.topic)
-                self.client.run_on_scheduler(_forget_topic, self.topic)
+                self.client.run_on_scheduler(forget_topic, self.topic)
 
     def _wait_until_gone(self, keys: set[str]) -> None:
         deadline = time.monotonic() + GONE_TIMEOUT_S

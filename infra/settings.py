@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         default_factory=_num_cores, description="Workers of the local cluster, one slot each."
     )
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
+    optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."

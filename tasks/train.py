@@ -57,7 +57,9 @@ def train(
                 context.store.delete(f"{folder}/{part}")
         artifact = find(context.store, f"{folder}/trained")
         params = {"algorithm": algorithm, "dataset": data.digest, "run_key": run_key, **config}
-        run_id = _tracking_run(registry, context, folder, name, params)
+        run_id, is_new = _tracking_run(registry, context, folder, name, params)
+        if artifact is not None and is_new:  # a trial of a tuning made it, or a machine with an MLflow of its own
+            _log_history(registry, run_id, json.loads(read_file(context.store, artifact, "history.json")))
         if artifact is None:
             artifact = _run_ranks(algorithm, config, data, folder, run_id, registry, context)
             context.store.delete(f"{folder}/checkpoints")  # they served to get here
@@ -121,13 +123,20 @@ def alone(run_key: str, context: StageContext) -> Iterator[None]:
         lock.release()
 
 
-def _tracking_run(registry: Registry, context: StageContext, folder: str, name: str, params: dict[str, Any]) -> str:
-    """The MLflow run of this training: the one of an earlier, killed attempt, or a new one."""
+def _log_history(registry: Registry, run_id: str, history: dict[str, Any]) -> None:
+    """Show a training that is over as if it had been followed."""
+    for entry in history["epochs"]:
+        registry.log_metrics(run_id, int(entry["epoch"]), {name: value for name, value in entry.items() if name != "epoch"})
+    registry.log_run_end(run_id, "FINISHED")
+
+
+def _tracking_run(registry: Registry, context: StageContext, folder: str, name: str, params: dict[str, Any]) -> tuple[str, bool]:
+    """The MLflow run of this training, and whether it is new or that of an earlier, killed attempt."""
     key = f"{folder}/mlflow.json"
     if context.store.exists(key):
         run_id = str(json.loads(context.store.read_bytes(key))["run_id"])
         if registry.has_run(run_id):  # another machine that shares the workspace may have an MLflow of its own
-            return run_id
+            return run_id, False
     run_id = registry.start_run(name, params, {"atelier.run_key": params["run_key"]})
     context.store.write_bytes(key, json.dumps({"run_id": run_id}).encode())
-    return run_id
+    return run_id, True

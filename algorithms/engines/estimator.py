@@ -33,14 +33,22 @@ class EstimatorEngine:
     Attributes:
         task: what the target is.
         family: dotted name of an ``algorithms.tables.family.Family``, loaded when a verb runs.
+        libraries: what the family itself loads when it fits.
     """
 
     task: Literal["tabular-classification", "tabular-regression"]
     family: str
+    libraries: tuple[str, ...] = ()
 
     @property
     def distributed(self) -> bool:
         return False
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What a training loads."""
+        tables = ("columns", "family", "fitting", "judging", "matrix", "progress")
+        return ("threadpoolctl", *(f"algorithms.tables.{name}" for name in tables), self.family.rsplit(".", 1)[0], *self.libraries)
 
     @property
     def regression(self) -> bool:

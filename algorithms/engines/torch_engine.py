@@ -115,6 +115,7 @@ class TorchEngine:
         model_arguments: (config, data) -> what a user's own model is called with, by name (those that it accepts).
         tell_compressible: (config) -> what can be done to make the network smaller and faster.
         make_augment: (config, data) -> what changes training batches, or None; see ``algorithms.engines.augmenting``.
+        family_modules: what these functions load when they run; warm processes load it beforehand.
     """
 
     open_data: OpenData
@@ -125,6 +126,12 @@ class TorchEngine:
     model_arguments: Callable[[Any, TorchData], dict[str, Any]]
     tell_compressible: Callable[[Any], Compressible]
     make_augment: Callable[[Any, TorchData], BatchAugment | None] = lambda config, data: None
+    family_modules: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What a training loads."""
+        return ("torch", "algorithms.engines.torch_verbs", "torch.utils.tensorboard", *self.family_modules)
 
     @property
     def distributed(self) -> bool:

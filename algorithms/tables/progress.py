@@ -14,6 +14,7 @@ from infra.errors import CorruptArtifactError
 
 MOST_ENTRIES = 200
 REPORT_EVERY_S = 0.5
+NUM_METRICS = 20
 LEAST_FALL = 1e-3
 STATE = ("rounds", "best_round", "best_loss", "last_fall", "fallen_to")
 CHECKPOINT_EVERY_S = 15.0
@@ -56,10 +57,12 @@ class Progress:
             self.best_loss, self.best_round = loss, number
         if loss is not None and loss < self.fallen_to * (1 - LEAST_FALL):
             self.fallen_to, self.last_fall = loss, number
+        # Metrics by number and not by time: a pruner that sees them must see the same ones every time.
+        if number == num_rounds or number % max(1, num_rounds // NUM_METRICS) == 0:
+            self.run.report({"kind": "metrics", "step": number, "values": values})
         if now - self._reported < REPORT_EVERY_S and number < num_rounds:
             return
         self._reported = now
-        self.run.report({"kind": "metrics", "step": number, "values": values})
         event = {"kind": "progress", "phase": "train", "epoch": number, "epochs": num_rounds, "metric_name": self.metric}
         event |= {"loss": loss, "metric": values.get(f"valid_{self.metric}")}
         self.run.report({key: value for key, value in event.items() if value is not None})

@@ -15,6 +15,7 @@ _LINEAR = "algorithms.tables.linear.LINEAR"
 _FOREST = "algorithms.tables.random_forest.RANDOM_FOREST"
 _XGBOOST = "algorithms.tables.xgboost_trees.XGBOOST"
 _LIGHTGBM = "algorithms.tables.lightgbm_trees.LIGHTGBM"
+_ENSEMBLE = "algorithms.tables.ensemble.family.ENSEMBLE"
 
 TABLE_PRESETS = (
     Algorithm(
@@ -58,6 +59,14 @@ TABLE_PRESETS = (
         size="0.1 M parameters for 50 features",
     ),
     Algorithm(
+        name="tabular-classification/ensemble",
+        config_type=config.EnsembleClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _ENSEMBLE),
+        summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
+        suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
+        size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
+    ),
+    Algorithm(
         name="tabular-regression/linear",
         config_type=config.LinearConfig,
         engine=EstimatorEngine(_NUMBERS, _LINEAR),
@@ -96,5 +105,13 @@ TABLE_PRESETS = (
         summary="Multi-layer perceptron on scaled numbers and encoded text (torch), over several workers if asked for",
         suits="large tables of numbers with smooth relations; a network of your own takes its place with --set model=...",
         size="0.1 M parameters for 50 features",
+    ),
+    Algorithm(
+        name="tabular-regression/ensemble",
+        config_type=config.EnsembleConfig,
+        engine=EstimatorEngine(_NUMBERS, _ENSEMBLE),
+        summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
+        suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
+        size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
     ),
 )

@@ -183,9 +183,6 @@ def _predict(family: Family, model: Any, target: Target, features: NDArray[np.fl
 
 def _weights(config: Any, labels: NDArray[Any], num_classes: int) -> NDArray[np.float64] | None:
     """Weight of each training row, 1 on average; None if all are the same."""
-    if not num_classes or config.class_weights == "none":
-        return None
-    counts = np.bincount(labels, minlength=num_classes)
-    by_class = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    weights: NDArray[np.float64] = by_class[labels]
-    return weights
+    from algorithms.tables.family import balanced_weights
+
+    return None if not num_classes or config.class_weights == "none" else balanced_weights(labels, num_classes)

@@ -145,6 +145,38 @@ class LightGBMClassifierConfig(ClassWeights, LightGBMConfig):
     """LightGBM for classes."""
 
 
+MemberKind = Literal["linear", "kernel", "extra-trees", "random-forest", "lightgbm", "xgboost", "perceptron"]
+_EVERY_KIND: tuple[MemberKind, ...] = ("linear", "kernel", "extra-trees", "random-forest", "lightgbm", "xgboost", "perceptron")
+
+
+class EnsembleConfig(TableConfig):
+    """Many models of several kinds, weighted by how well they predict rows that they did not learn from."""
+
+    members: Annotated[tuple[MemberKind, ...], BeforeValidator(_names)] = Field(
+        default=_EVERY_KIND, min_length=1, description="Kinds of models, such as linear,lightgbm; of each several configurations are tried."
+    )
+    time_limit_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=604_800,
+        description="Seconds after which no member is begun; training ends earlier when every configuration is done.",
+    )
+    folds: int = Field(default=5, ge=2, le=50, description="Folds of the cross-validation by which members are stopped and weighted.")
+    repeats: int = Field(
+        default=2,
+        ge=1,
+        le=20,
+        description="How often boosted trees and perceptrons are tried, each time with other folds and another seed.",
+    )
+    distill: Literal["none", "linear", "random-forest", "lightgbm", "xgboost", "perceptron"] = Field(
+        default="none", description="Ship one model of this kind that learned what the ensemble says, instead of the ensemble."
+    )
+
+
+class EnsembleClassifierConfig(ClassWeights, EnsembleConfig):
+    """An ensemble for classes."""
+
+
 def _sizes(value: Any) -> Any:
     """``256,128`` as it comes from a command line, one number, or a list."""
     if isinstance(value, int):

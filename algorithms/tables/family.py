@@ -62,3 +62,11 @@ class Family:
     size: Callable[[Any], int]
     head: Callable[[Any, int], Head]
     keep_trees: Callable[[Any, float], Any] | None = None
+
+
+def balanced_weights(labels: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
+    """Weights [N], 1 on average, by which every class that occurs counts as much as any other."""
+    counts = np.bincount(labels, minlength=num_classes)
+    by_class = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    weights: NDArray[np.float64] = by_class[labels]
+    return weights

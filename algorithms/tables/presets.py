@@ -16,6 +16,7 @@ _LINEAR = "algorithms.tables.linear.LINEAR"
 _FOREST = "algorithms.tables.random_forest.RANDOM_FOREST"
 _XGBOOST = "algorithms.tables.xgboost_trees.XGBOOST"
 _LIGHTGBM = "algorithms.tables.lightgbm_trees.LIGHTGBM"
+_ENSEMBLE = "algorithms.tables.ensemble.family.ENSEMBLE"
 
 _LINEAR_SPACE: dict[str, Range] = {
     "regularization": Float(low=1e-3, high=1e3, log=True),
@@ -98,6 +99,14 @@ TABLE_PRESETS = (
         search_space=_MLP_SPACE,
     ),
     Algorithm(
+        name="tabular-classification/ensemble",
+        config_type=config.EnsembleClassifierConfig,
+        engine=EstimatorEngine(_CLASSES, _ENSEMBLE),
+        summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
+        suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
+        size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
+    ),
+    Algorithm(
         name="tabular-regression/linear",
         config_type=config.LinearConfig,
         engine=EstimatorEngine(_NUMBERS, _LINEAR, ("sklearn.linear_model",)),
@@ -141,5 +150,13 @@ TABLE_PRESETS = (
         suits="large tables of numbers with smooth relations; a network of your own takes its place with --set model=...",
         size="0.1 M parameters for 50 features",
         search_space=_MLP_SPACE,
+    ),
+    Algorithm(
+        name="tabular-regression/ensemble",
+        config_type=config.EnsembleConfig,
+        engine=EstimatorEngine(_NUMBERS, _ENSEMBLE),
+        summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
+        suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
+        size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
     ),
 )

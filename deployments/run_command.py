@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from flows.training import RunResult
 
 
+SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "nsga2")
+PRUNERS = ("auto", "median", "hyperband", "none")
+OBJECTIVES = ("metric", "latency", "size")
+MODES = ("none", "prune", "quantize", "distill", "auto")
+
+
 def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, float, float]:
     try:
         shares = [float(part) for part in value.split("/")]
@@ -29,7 +35,13 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.option("--name", default="", help="The model's name in the registry; default: the data's name.")
 @click.option("--workers", default=1, show_default=True, help="Ranks of a distributed training, one slot of the cluster each.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the algorithm; may be given several times.")
-@click.option("--on-invalid", type=click.Choice(["quarantine", "fail"]), default="quarantine", show_default=True, help="Broken samples.")
+@click.option(
+    "--on-invalid",
+    type=click.Choice(["quarantine", "repair", "fail"]),
+    default="quarantine",
+    show_default=True,
+    help="Broken samples: set aside, mended where that is possible, or the end of the run.",
+)
 @click.option("--max-invalid-share", default=0.05, show_default=True, help="Largest share of samples that may be set aside.")
 @click.option("--suite", metavar="FILE", help="A Great Expectations suite (JSON) of your own, checked beside the algorithm's.")
 @click.option(
@@ -37,9 +49,30 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 )
 @click.option("--split-seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--min-gain", default=0.001, show_default=True, help="How much better than the champion a model must be to replace it.")
+@click.option("--balance", is_flag=True, help="Fill every class of the training split up to the largest, by augmentation.")
+@click.option("--expand", default=1, show_default=True, help="Times as many training samples, by augmentation, as a new data set.")
+@click.option("--trials", type=int, metavar="N", help="Search for better options in N trials.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="Of the search: no trial is started after it.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="Of the search: how trials are chosen.")
+@click.option("--pruner", type=click.Choice(PRUNERS), default="auto", show_default=True, help="Of the search: how hopeless trials are stopped.")
+@click.option(
+    "--objective",
+    "objectives",
+    type=click.Choice(OBJECTIVES),
+    multiple=True,
+    help="Of the search: besides the metric, latency or size; may be given several times.",
+)
+@click.option("--space", metavar="FILE", help="Of the search: ranges by option (TOML or JSON); or one by --set learning_rate=0.001..0.1.")
+@click.option("--compress", type=click.Choice(MODES), default="none", show_default=True, help="Make the model small and fast, within the budget.")
+@click.option("--max-accuracy-loss", default=0.01, show_default=True, help="Budget: largest loss of accuracy against fp32.")
+@click.option("--max-latency-ms", type=float, help="Budget: largest latency of one sample on this host.")
+@click.option("--max-size-mb", type=float, help="Budget: largest size of the model.")
+@click.option("--strict-budget", is_flag=True, help="Fail if no compressed model fits the budget, instead of shipping fp32.")
 @click.option("--fresh", is_flag=True, help="Do every stage again, also those done before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there.")
-def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any) -> None:
+def run(
+    pairs: tuple[str, ...], suite: str | None, space: str | None, objectives: tuple[str, ...], as_json: bool, **values: Any
+) -> None:
     """Turn labelled data into a proven, registered model.
 
     ALGORITHM is a preset's name; `atelier algorithms` lists them. The same command run again takes up where it stopped.
@@ -47,7 +80,9 @@ def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any)
     \b
     atelier run image-classification/resnet18 --data my-pictures --workers 2
     atelier run tabular-classification/lightgbm --data table.csv --set target=label
+    atelier run image-classification/small-cnn --data my-pictures --trials 20 --compress auto
     """
+    from algorithms.search_space import read_space
     from infra.prefect_server import prefect_server
     from infra.settings import load_settings
 
@@ -55,10 +90,14 @@ def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any)
     from infra.store import open_store  # isort: skip
 
     options = parse_options(list(pairs))
-    own_suite = read_suite(suite) if suite else None
+    values |= {
+        "suite": read_suite(suite) if suite else None,
+        "space": read_space(space) if space else None,
+        "objectives": tuple(dict.fromkeys(("metric", *objectives))),
+    }
     settings = load_settings()
     # A wrong request is answered at once, before anything is started.
-    check_request(make_request(options=options, suite=own_suite, **values), settings, open_store(settings.workspace_uri))
+    check_request(make_request(options=options, **values), settings, open_store(settings.workspace_uri))
 
     with prefect_server(settings) as server:
         from flows.embedded import listening, starting_server
@@ -66,7 +105,7 @@ def run(pairs: tuple[str, ...], suite: str | None, as_json: bool, **values: Any)
         from flows.training import pipeline
 
         with make_progress() as progress, listening(progress.on_event), starting_server(server):
-            result = pipeline(options=options, suite=own_suite, **values)
+            result = pipeline(options=options, **values)
     if as_json:
         click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
-STAGES = ("import", "validate", "train", "evaluate", "package", "register", "report")
+STAGES = ("import", "validate", "train", "evaluate", "package", "explain", "register", "report")
 MARKS = {"completed": "[green]✓[/]", "cached": "[cyan]=[/]", "failed": "[red]✗[/]", "stopped": "[yellow]■[/]", "running": "[yellow]▸[/]"}
 
 

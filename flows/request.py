@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from algorithms.catalog import find_algorithm
+from algorithms.compression.recipes import Mode
+from algorithms.search_space import split_options
 from algorithms.spec import Algorithm, Config
 from infra._registry_version import check_name
+from infra.datasets.card import DatasetRef
 from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
 from infra.settings import Settings
 from infra.store import Store
+from tasks._tuning.plan import Objective, Pruner, Sampler, TuneSettings
+from tasks.compress import CompressSettings
 from tasks.import_data import check_source
+from tasks.tune import check_tuning
 
-OnInvalid = Literal["quarantine", "fail"]
+OnInvalid = Literal["quarantine", "repair", "fail"]
 
 
 class RunRequest(BaseModel):
@@ -32,7 +39,7 @@ class RunRequest(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them."
     )
-    on_invalid: OnInvalid = Field(default="quarantine", description="What to do with broken samples: set them aside, or end the run.")
+    on_invalid: OnInvalid = Field(default="quarantine", description="What to do with broken samples: set them aside, mend what can be mended first, or end the run.")
     max_invalid_share: float = Field(default=0.05, ge=0, lt=1, description="Largest share of samples that may be set aside.")
     suite: dict[str, Any] | None = Field(
         default=None, description="A Great Expectations suite of your own, checked beside the algorithm's."
@@ -44,7 +51,56 @@ class RunRequest(BaseModel):
     min_gain: float = Field(
         default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it."
     )
+    balance: bool = Field(default=False, description="Fill every class of the training split up to the size of the largest, by augmentation.")
+    expand: int = Field(default=1, ge=1, le=100, description="Times as many training samples, by augmentation, as a data set of their own.")
+    trials: int | None = Field(default=None, ge=1, le=100_000, description="Trials of a search for better options; none: no search.")
+    time_limit: float | None = Field(
+        default=None, gt=0, description="Seconds after which no trial of the search is started; at least one completes."
+    )
+    sampler: Sampler = Field(default="tpe", description="How trials are chosen: tpe, random, grid, gp, cmaes or nsga2.")
+    pruner: Pruner = Field(default="auto", description="How hopeless trials are stopped: median, hyperband, none, or auto.")
+    objectives: tuple[Objective, ...] = Field(
+        default=("metric",), min_length=1, description="metric, and besides latency or size: the smallest model of nearly the best metric."
+    )
+    space: dict[str, Any] | None = Field(default=None, description="Ranges by option, in place of the preset's own search space.")
+    compress: Mode = Field(default="none", description="none, prune, quantize, distill, or auto: the best of all that fits the budget.")
+    max_accuracy_loss: float = Field(
+        default=0.01, ge=0, le=1, description="Budget of compression: largest loss of accuracy, or growth of the RMSE as a share of it."
+    )
+    max_latency_ms: float | None = Field(default=None, gt=0, description="Budget of compression: largest latency of one sample, ms.")
+    max_size_mb: float | None = Field(default=None, gt=0, description="Budget of compression: largest size of the model, MB.")
+    strict_budget: bool = Field(default=False, description="Fail if no compressed model fits the budget, instead of shipping fp32.")
     fresh: bool = Field(default=False, description="Do every stage again, also those done before.")
+
+    def split_options(self, algorithm: Algorithm) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options with one value, and, where a search is asked for, those with a range."""
+        return (dict(self.options), {}) if self.trials is None else split_options(algorithm, self.options)
+
+    def tune_settings(self, algorithm: Algorithm) -> TuneSettings | None:
+        """How the options are searched, if they are; those that were set by hand keep their value."""
+        if self.trials is None:
+            return None
+        fixed, ranges = self.split_options(algorithm)
+        return TuneSettings(
+            trials=self.trials,
+            time_limit_s=self.time_limit,
+            sampler=self.sampler,
+            pruner=self.pruner,
+            objectives=self.objectives,
+            space={**(self.space or {}), **ranges},
+            fixed=tuple(sorted(fixed)),
+            seed=int(fixed.get("seed", 0)),
+        )
+
+    @property
+    def compress_settings(self) -> CompressSettings:
+        return CompressSettings(
+            mode=self.compress,
+            max_accuracy_loss=self.max_accuracy_loss,
+            max_latency_ms=self.max_latency_ms,
+            max_size_mb=self.max_size_mb,
+            strict=self.strict_budget,
+        )
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -121,10 +177,11 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
         UnknownAlgorithmError, InvalidOptionError, NotEnoughSlotsError, SourceNotFoundError, StoreAccessError, StoreUnavailableError.
     """
     algorithm = find_algorithm(request.algorithm)
-    config = check_options(algorithm, request.options)
+    config = check_options(algorithm, request.split_options(algorithm)[0])
     if abs(sum(request.ratios) - 1) > 1e-6 or min(request.ratios) < 0 or request.ratios[0] == 0 or request.ratios[2] == 0:
         problem = f"ratios: must be shares of train, valid and test that add up to 1, train and test above 0 (got {request.ratios})"
         raise InvalidOptionError("the run", [problem])
+    _check_search(request, algorithm, config)
     if settings.cluster == "local" and request.workers > settings.slots:
         raise NotEnoughSlotsError(request.workers, settings.slots, "local")
     if request.name:
@@ -136,6 +193,22 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     except OSError as error:
         raise StoreAccessError(str(settings.state_dir), f"its folder cannot be made ({error.strerror})", "Set ATELIER_WORKSPACE.") from None
     return algorithm, config
+
+
+def _check_search(request: RunRequest, algorithm: Algorithm, config: Config) -> None:
+    """Refuse what only a search or a compression would use where none was asked for, and a search that cannot be made."""
+    plain = type(request).model_fields
+    unused = []
+    if request.trials is None:
+        unused += [(name, "trials") for name in ("time_limit", "sampler", "pruner", "objectives", "space")]
+    if request.compress == "none":
+        unused += [(name, "compress") for name in ("max_accuracy_loss", "max_latency_ms", "max_size_mb", "strict_budget")]
+    problems = [f"{name}: is of use only with {needs}" for name, needs in unused if getattr(request, name) != plain[name].default]
+    if problems:
+        raise InvalidOptionError("the run", problems)
+    search = request.tune_settings(algorithm)
+    if search is not None:
+        check_tuning(algorithm.name, config.model_dump(mode="json"), DatasetRef(digest="0" * 64, kind=algorithm.modality), search)
 
 
 def read_suite(path: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _NUMBERS: dict[Style, re.Pattern[str]] = {
     "comma": re.compile(r"(?=[+-]?,?\d)[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)?(?:,\d+)?(?:[eE][+-]?\d+)?"),
 }
 _CODE = re.compile(r"[+-]?0\d")  # 01234 is a postcode or an article, not a number
-_SUSPECT = re.compile(r"[\u00c2\u00c3\u00c5\u00e2\u00d0\u00d1][\u0080-\u00bf\u0152-\u02dc\u2013-\u2122]")
+_SUSPECT = re.compile(r"[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6-\u02dc\u2013-\u2122]")
 
 
 @dataclass

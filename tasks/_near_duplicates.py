@@ -26,7 +26,7 @@ MANY = 200_000  # pictures from which on fewer bits may differ, so that the sear
 MOST_BITS, MOST_BITS_OF_MANY = 5, 3
 MOST_NEIGHBOURS = 400  # pictures with one band in common that each is compared with, at most
 FLATTEST = 4.0  # standard deviation of a thumbnail below which there is nothing to recognise
-MOST_APART = 5.0  # mean difference of two thumbnails, 0 to 255, after their brightness is made equal
+MOST_APART = 4.0  # mean difference of two thumbnails, 0 to 255, after their brightness is made equal
 MOST_BRIGHTER = 24.0
 MOST_GROUPS, MOST_SHOWN, MOST_IN_GROUP, EDGE = 200, 12, 4, 96
 

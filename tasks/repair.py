@@ -188,7 +188,16 @@ def _repair_table(dataset: Dataset, target: str | None, context: StageContext) -
     ref = find_rewritten(context.store, dataset.ref, "repair", recipe)
     if ref is None:
         details = {"num_repaired": len(repairs), "columns": [column.name for column in plan.columns]}
-        ref = rewrite(context.store, dataset.ref, "repair", recipe, _mended_rows(dataset, plan), details, features=_features(dataset, plan))
+        ref = rewrite(
+            context.store,
+            dataset.ref,
+            "repair",
+            recipe,
+            _mended_rows(dataset, plan),
+            details,
+            features=_features(dataset, plan),
+            relabelled=True,
+        )
     return ref, repairs
 
 

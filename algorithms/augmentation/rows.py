@@ -119,7 +119,7 @@ def _own(name: str, features: Floats, labels: NDArray[Any]) -> tuple[Floats, NDA
         )
     unknown = set(np.unique(targets)) - set(np.unique(labels)) if labels.dtype.kind == "i" else set()
     if unknown:
-        raise UserCodeError(name, f"it gave targets that no training row has: {sorted(unknown)[:5]}")
+        raise UserCodeError(name, f"it gave targets that no training row has: {sorted(map(int, unknown))[:5]}")
     return rows, targets.astype(labels.dtype)
 
 

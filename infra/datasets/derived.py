@@ -75,6 +75,7 @@ def rewrite(
     details: dict[str, Any],
     *,
     features: Sequence[Feature] | None = None,
+    relabelled: bool = False,
 ) -> DatasetRef:
     """A version with other rows.
 
@@ -86,10 +87,11 @@ def rewrite(
         rows: split and rows, all of them, with the parent's columns; consumed once.
         details: for the lineage: JSON values; not part of the digest.
         features: where types of columns changed.
+        relabelled: the classes are those of the new rows, not the parent's.
     """
     ref = _named(parent, {"parent": parent.digest, "operation": operation, "recipe": recipe})
     data = open_dataset(store, parent, load_settings().cache_path)
-    return _write(store, data, ref, rows, features or data.card.features, operation, details)
+    return _write(store, data, ref, rows, features or data.card.features, operation, details, relabelled=relabelled)
 
 
 def _named(parent: DatasetRef, what: dict[str, Any]) -> DatasetRef:
@@ -105,13 +107,15 @@ def _write(
     features: Sequence[Feature],
     operation: str,
     details: dict[str, Any],
+    *,
+    relabelled: bool = False,
 ) -> DatasetRef:
     with scratch_folder(store) as folder:
         writer = _Writer(data.card, folder)
         for split, some in rows:
             writer.add(split, some)
         shards = writer.close()
-        classes = writer.classes()
+        classes = writer.found_classes() if relabelled else data.card.classes
         card = data.card.model_copy(
             update={
                 "digest": ref.digest,
@@ -156,10 +160,8 @@ class _Writer:
             labels = pc.value_counts(class_names(rows.column(self.card.target))).to_pylist()
             self._found[split].update({entry["values"]: entry["counts"] for entry in labels if entry["values"] is not None})
 
-    def classes(self) -> list[str]:
-        """The parent's; of a table whose labels were changed, those that there are now."""
-        found = set().union(*self._found.values())
-        return sorted(found) if found - set(self.card.classes) else self.card.classes
+    def found_classes(self) -> list[str]:
+        return sorted(set().union(*self._found.values()))
 
     def counts(self, classes: Sequence[str]) -> dict[str, dict[str, int]]:
         if not classes:

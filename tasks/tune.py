@@ -17,7 +17,7 @@ from infra.artifacts import MANIFEST, Artifact, fetch, find, publish
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
-from infra.errors import InvalidOptionError, TuningFailedError
+from infra.errors import AtelierError, InputError, InvalidOptionError, TuningFailedError
 from infra.warm import WarmJobs
 from tasks._tuning.choose import Chosen, choose
 from tasks._tuning.journal import open_storage
@@ -177,7 +177,9 @@ def _jobs(plan: Plan, parallel: int, context: StageContext) -> WarmJobs:
     )
 
 
-def _nothing(search: Search) -> TuningFailedError:
+def _nothing(search: Search) -> AtelierError:
+    if isinstance(search.error, InputError):
+        return search.error
     trials = search.record.trials()
     errors = [str(trial.user_attrs["error"]) for trial in trials if "error" in trial.user_attrs]
     return TuningFailedError(len(trials), str(search.error or (errors[0] if errors else "")))

@@ -82,7 +82,7 @@ class Search:
         """Until every trial has ended, or the time has.
 
         Raises:
-            InputError: the first trial that ended says that the request cannot be done.
+            InputError: the first trial, with the config's own options, says that this cannot be done as it is.
             StoreUnavailableError, StoreAccessError, ServiceError: what the trials need is gone; the study goes on with the next call.
         """
         while True:
@@ -201,8 +201,8 @@ class Search:
         error = ended.error
         if isinstance(error, StoreUnavailableError | StoreAccessError):
             raise error
-        if isinstance(error, InputError) and not any(trial.state.name in ("COMPLETE", "PRUNED") for trial in self.record.trials()):
-            raise error
+        if isinstance(error, InputError) and number == 0 and self.record.course["first"]:
+            raise error  # the config's own options cannot be trained with: no use in trying others
         words = str(error) if error is not None else "it was stopped from outside"
         self.error = self.error or error
         self.record.fail(number, running.view, words[-2000:])

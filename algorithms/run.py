@@ -11,6 +11,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +23,11 @@ from infra.settings import load_settings
 from infra.store import Store, open_store
 
 if TYPE_CHECKING:
+    from algorithms.spec import Algorithm
     from infra.collectives import Collectives
+    from infra.datasets.dataset import Dataset
 
-Verb = Literal["train", "evaluate", "export"]
+Verb = Literal["train", "evaluate", "export", "explain"]
 Event = dict[str, Any]
 
 
@@ -32,7 +35,8 @@ class RunSpec(BaseModel):
     """What one process, or each rank of several, is to do.
 
     ``output`` is the key under which the resulting folder is published; ``checkpoints`` the key prefix of resumable state, shared by all
-    attempts at the same training; ``model`` the trained model that ``evaluate`` and ``export`` start from.
+    attempts at the same training; ``model`` the trained model that ``evaluate``, ``export`` and ``explain`` start from; ``inputs`` other
+    artifacts that a verb reads, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +49,7 @@ class RunSpec(BaseModel):
     output: str
     checkpoints: str = ""
     model: Artifact | None = None
+    inputs: dict[str, Artifact] = Field(default_factory=dict)
     threads: int = Field(default=1, ge=1, description="CPU threads this rank may use.")
     lineage: dict[str, Any] = Field(default_factory=dict, description="Goes into the package as it is: model name, run key, data source.")
 
@@ -57,7 +62,7 @@ class Run:
         progress  phase, epoch, epochs, step, steps, loss, metric, metric_name, samples_per_s, eta_s (any may be absent)
         metrics   step (int), values ({name: float}): logged to MLflow
         log       message: one line for a person
-    Only rank 0 needs to report. ``output_dir`` is a local folder; what rank 0 leaves there is published.
+    Only rank 0 needs to report. ``output_dir`` is a local folder; what rank 0 leaves there is published. ``inputs`` are the folders of ``spec.inputs``.
     """
 
     spec: RunSpec
@@ -68,6 +73,7 @@ class Run:
     model_dir: Path | None = None
     report: Callable[[Event], None] = lambda event: None
     extra: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Path] = field(default_factory=dict)
 
     @property
     def is_main(self) -> bool:
@@ -92,13 +98,24 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         output_dir = Path(scratch) / "output"
         output_dir.mkdir()
         model_dir = fetch(store, spec.model, settings.cache_path) if spec.model else None
-        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report)
-        getattr(algorithm.engine, spec.verb)(config, data, run)
+        inputs = {name: fetch(store, artifact, settings.cache_path) for name, artifact in spec.inputs.items()}
+        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report, inputs=inputs)
+        _verb(spec.verb, algorithm)(config, data, run)
         collectives.barrier()
         if collectives.rank == 0:
             (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json", exclude={"threads"}), indent=2, sort_keys=True))
             publish(store, output_dir, spec.output, kind=spec.verb)
     return find(store, spec.output) if collectives.rank == 0 else None
+
+
+def _verb(verb: Verb, algorithm: Algorithm) -> Callable[[Any, Dataset, Run], None]:
+    """The engine's own verb; ``explain`` asks the package and is the same for all engines."""
+    if verb == "explain":
+        from algorithms.analysis.explain import explain
+
+        return partial(explain, algorithm)
+    found: Callable[[Any, Dataset, Run], None] = getattr(algorithm.engine, verb)
+    return found
 
 
 def events_to_fd() -> Callable[[Event], None]:

@@ -17,6 +17,7 @@ from torch import nn
 from algorithms import metrics
 from algorithms.engines import hardware
 from algorithms.engines.batches import Reader, share
+from algorithms.engines.calibrating import calibrate
 from algorithms.engines.loop import Training
 from algorithms.engines.pretrained import load_pretrained
 from algorithms.engines.scoring import predict
@@ -95,8 +96,8 @@ def load_trained(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run
     model = build_model(engine, config, data)
     model.load_state_dict(load_file(run.model_dir / _WEIGHTS))
     model.eval().requires_grad_(False)
-    prepare = engine.prepare_batch(config, data)
     history = json.loads((run.model_dir / "history.json").read_text())
+    prepare = engine.prepare_batch(config, data)
     return TrainedModel(model, data, lambda inputs: predict(model, prepare, torch.from_numpy(np.ascontiguousarray(inputs)), data), history)
 
 
@@ -158,6 +159,6 @@ def write_predictions(path: Path, data: TorchData, ids: list[str], targets: np.n
 def export(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) -> None:
     """Write the package; rank 0 does it, the others only keep it company when the data is opened."""
     hardware.set_up_process(run.spec.threads, torch.device("cpu"))
-    trained = load_trained(engine, config, dataset, run, splits=("test",))
+    trained = load_trained(engine, config, dataset, run, splits=("test", "valid"))
     if run.is_main:
-        engine.write_package(config, dataset, trained, run)
+        engine.write_package(config, dataset, calibrate(engine, config, trained, run), run)

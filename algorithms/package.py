@@ -1,8 +1,8 @@
 """The package: a folder that predicts with onnxruntime, numpy and Pillow alone.
 
     model.onnx     pre- and post-processing inside
-    package.json   format, task, algorithm, labels, input and output schema, preprocessing, metrics, lineage, config, versions, and the
-                   size and SHA-256 of every other file
+    package.json   format, task, algorithm, labels, input and output schema, preprocessing, calibration, metrics, lineage, config, versions, and
+                   the size and SHA-256 of every other file
 
 Pictures: one input ``image`` (uint8 [N, H, W, 3], all three free). Tables: one input a column (float32, int64 or string, [N, 1]; a missing
 number is NaN, a missing string is ``""``). Outputs: ``scores`` (float32 [N, C], in the order of ``labels``) or ``value`` (float32 [N]).
@@ -56,6 +56,7 @@ def write_package(
     lineage: Mapping[str, Any],
     config: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``model.onnx`` and ``package.json`` to ``folder``; other files that lie there already become part of the package.
 
@@ -70,6 +71,7 @@ def write_package(
         preprocessing: in words (key ``summary``) and as data.
         lineage: from the data's digest to here.
         metrics: of this package on the test split; ``record_metrics`` sets them later.
+        calibration: the temperature inside the graph and how it was found; empty if the scores were not calibrated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_FILE).write_bytes(onnx_model_bytes)
@@ -85,6 +87,7 @@ def write_package(
         "lineage": dict(lineage),
         "config": dict(config),
         "metrics": dict(metrics),
+        "calibration": dict(calibration or {}),
         "versions": library_versions(),
         "onnx": {
             "opset": _opset(onnx_model_bytes),

@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from infra.collectives import Collectives
     from infra.datasets.dataset import Dataset
 
-Verb = Literal["train", "evaluate", "export", "compress", "measure"]
+Verb = Literal["train", "evaluate", "export", "compress", "measure", "explain"]
 Event = dict[str, Any]
 
 
@@ -37,9 +38,9 @@ class RunSpec(BaseModel):
     """What one process, or each rank of several, is to do.
 
     ``output`` is the key under which the resulting folder is published; ``checkpoints`` the key prefix of resumable state, shared by all
-    attempts at the same training; ``model`` the trained model that ``evaluate`` and ``export`` start from. A ``train`` with a ``variant``
-    goes on from ``model``, and ``reference`` is its teacher. ``compress`` and ``measure`` are no engine's: they work on packages
-    (``algorithms.compression.verbs``).
+    attempts at the same training; ``model`` the trained model that ``evaluate``, ``export`` and ``explain`` start from; ``inputs`` other
+    artifacts that a verb reads, by name. A ``train`` with a ``variant`` goes on from ``model``, and ``reference`` is its teacher.
+    ``compress``, ``measure`` and ``explain`` are no engine's: they work on packages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class RunSpec(BaseModel):
     model: Artifact | None = None
     reference: Artifact | None = None
     variant: dict[str, Any] = Field(default_factory=dict, description="How a compressed model is made; see algorithms.compression.")
+    inputs: dict[str, Artifact] = Field(default_factory=dict)
     threads: int = Field(default=1, ge=1, description="CPU threads this rank may use.")
     lineage: dict[str, Any] = Field(default_factory=dict, description="Goes into the package as it is: model name, run key, data source.")
 
@@ -66,7 +68,7 @@ class Run:
         progress  phase, epoch, epochs, step, steps, loss, metric, metric_name, samples_per_s, eta_s (any may be absent)
         metrics   step (int), values ({name: float}): logged to MLflow
         log       message: one line for a person
-    Only rank 0 needs to report. ``output_dir`` is a local folder; what rank 0 leaves there is published.
+    Only rank 0 needs to report. ``output_dir`` is a local folder; what rank 0 leaves there is published. ``inputs`` are the folders of ``spec.inputs``.
     """
 
     spec: RunSpec
@@ -78,6 +80,7 @@ class Run:
     report: Callable[[Event], None] = lambda event: None
     extra: dict[str, Any] = field(default_factory=dict)
     reference_dir: Path | None = None
+    inputs: dict[str, Path] = field(default_factory=dict)
 
     @property
     def is_main(self) -> bool:
@@ -103,7 +106,8 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         output_dir.mkdir()
         model_dir = fetch(store, spec.model, settings.cache_path) if spec.model else None
         reference_dir = fetch(store, spec.reference, settings.cache_path) if spec.reference else None
-        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report, reference_dir=reference_dir)
+        inputs = {name: fetch(store, artifact, settings.cache_path) for name, artifact in spec.inputs.items()}
+        run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report, reference_dir=reference_dir, inputs=inputs)
         _verb(algorithm, spec.verb)(config, data, run)
         collectives.barrier()
         if collectives.rank == 0:
@@ -113,12 +117,19 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
 
 
 def _verb(algorithm: Algorithm, verb: Verb) -> Callable[[Any, Dataset, Run], None]:
+    """The engine's own verb, or one that works on packages and is the same for all engines."""
+    if verb == "explain":
+        from algorithms.analysis.explain import explain
+
+        return partial(explain, algorithm)
     if verb in ("compress", "measure"):
         from algorithms.compression import verbs
 
         return verbs.compress if verb == "compress" else verbs.measure
     found: Callable[[Any, Dataset, Run], None] = getattr(algorithm.engine, verb)
     return found
+
+
 def attempt(work: Callable[[], None], report: Callable[[Event], None]) -> int:
     """Do the work of a process; returns its exit status. A failure is reported as an event before the process ends."""
     try:

@@ -72,8 +72,8 @@ def judge(
 
 
 @torch.no_grad()
-def predict(module: nn.Module, prepare: Prepare, inputs: torch.Tensor, data: TorchData) -> np.ndarray:
+def predict(module: nn.Module, prepare: Prepare, inputs: torch.Tensor, data: TorchData, temperature: float = 1.0) -> np.ndarray:
     """Probabilities float32 [n, C], or numbers float32 [n] in the target's own unit; in fp32."""
     outputs = forward(module, prepare, inputs, data, training=False, precision="fp32")
-    result = outputs.softmax(dim=1) if data.target == "class" else outputs * data.target_std + data.target_mean
+    result = (outputs / temperature).softmax(dim=1) if data.target == "class" else outputs * data.target_std + data.target_mean
     return result.cpu().numpy()

@@ -91,13 +91,16 @@ class OpenData(Protocol):
 class TrainedModel:
     """A trained network as ``export`` needs it: fp32, in evaluation mode, on the CPU, with the weights to ship (averaged ones, if used).
 
-    ``predict`` maps a whole split or some inputs to scores [n, C] (softmax) or numbers [n] in the target's own unit.
+    ``predict`` maps a whole split or some inputs to scores [n, C] (softmax of the logits divided by ``temperature``) or numbers [n] in the
+    target's own unit. ``calibration`` tells how the temperature was found (``algorithms.analysis.calibration.Temperature``), empty if it was not.
     """
 
     module: nn.Module
     data: TorchData
     predict: Callable[[np.ndarray], np.ndarray]
     history: dict[str, Any]
+    temperature: float = 1.0
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from algorithms.compression.recipes import Variant
 from algorithms.compression.tuning import WEIGHTS, load_network, read_description, start_network, with_options
 from algorithms.engines import hardware
 from algorithms.engines.batches import Reader, share
+from algorithms.engines.calibrating import calibrate
 from algorithms.engines.loop import Training
 from algorithms.engines.pretrained import load_pretrained
 from algorithms.engines.scoring import predict
@@ -108,8 +109,8 @@ def load_trained(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run
     description = read_description(run.model_dir)
     data = engine.open_data(config, dataset, run, splits=splits, fitted=description["fitted"])
     model = load_network(build_model, engine, config, data, run.model_dir)
-    prepare = engine.prepare_batch(config, data)
     history = json.loads((run.model_dir / "history.json").read_text())
+    prepare = engine.prepare_batch(config, data)
     return TrainedModel(model, data, lambda inputs: predict(model, prepare, torch.from_numpy(np.ascontiguousarray(inputs)), data), history)
 
 
@@ -171,7 +172,8 @@ def write_predictions(path: Path, data: TorchData, ids: list[str], targets: np.n
 def export(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) -> None:
     """Write the package; rank 0 does it, the others only keep it company when the data is opened."""
     hardware.set_up_process(run.spec.threads, torch.device("cpu"))
-    trained = load_trained(engine, config, dataset, run, splits=("test",))
+    trained = load_trained(engine, config, dataset, run, splits=("test", "valid"))
     if run.is_main:
         assert run.model_dir is not None
-        engine.write_package(with_options(config, read_description(run.model_dir).get("student", {})), dataset, trained, run)
+        config = with_options(config, read_description(run.model_dir).get("student", {}))
+        engine.write_package(config, dataset, calibrate(engine, config, trained, run), run)

@@ -38,7 +38,7 @@ def write_picture_package(config: ImageClassificationConfig, dataset: Dataset, t
 
     data = trained.data
     run.report({"kind": "progress", "phase": "export"})
-    model = export_graph(trained.module, config, data)
+    model = export_graph(trained.module, config, data, trained.temperature)
     package.write_package(
         run.output_dir,
         onnx_model_bytes=model.SerializeToString(),
@@ -64,6 +64,7 @@ def write_picture_package(config: ImageClassificationConfig, dataset: Dataset, t
         lineage=run.spec.lineage,
         config=config.model_dump(mode="json"),
         metrics={},
+        calibration=trained.calibration,
     )
     pixels, reference = _parity_samples(config, trained)
     sizes = (1, min(8, len(pixels)))
@@ -125,8 +126,8 @@ def _judge_package(trained: TrainedModel, run: Run) -> dict[str, Any]:
     return judge_outputs(trained.data, np.asarray(labels), np.concatenate(scores))
 
 
-def export_graph(network: nn.Module, config: ImageClassificationConfig, data: TorchData) -> onnx.ModelProto:
-    """One graph: ``image`` uint8 [N, H, W, 3] (all free) -> ``scores`` float32 [N, C]."""
+def export_graph(network: nn.Module, config: ImageClassificationConfig, data: TorchData, temperature: float = 1.0) -> onnx.ModelProto:
+    """One graph: ``image`` uint8 [N, H, W, 3] (all free) -> ``scores`` float32 [N, C], the softmax of the logits divided by ``temperature``."""
     import onnx
     import onnx.compose
 
@@ -134,7 +135,8 @@ def export_graph(network: nn.Module, config: ImageClassificationConfig, data: To
     before = preprocessing_graph(config)
     before.ir_version = core.ir_version = _IR_VERSION
     merged = onnx.compose.merge_models(before, core, io_map=[("pixels", core.graph.input[0].name)])
-    merged = onnx.compose.merge_models(merged, _softmax_graph(len(data.classes)), io_map=[(core.graph.output[0].name, "logits")])
+    after = _softmax_graph(len(data.classes), temperature)
+    merged = onnx.compose.merge_models(merged, after, io_map=[(core.graph.output[0].name, "logits")])
     merged.graph.name = "atelier"
     onnx.checker.check_model(merged, full_check=True)
     return merged
@@ -241,13 +243,18 @@ def preprocessing_graph(config: ImageClassificationConfig) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
 
 
-def _softmax_graph(num_classes: int) -> onnx.ModelProto:
-    from onnx import TensorProto, helper
+def _softmax_graph(num_classes: int, temperature: float) -> onnx.ModelProto:
+    from onnx import TensorProto, helper, numpy_helper
 
+    nodes = [
+        helper.make_node("Div", ["logits", "temperature"], ["tempered"]),
+        helper.make_node("Softmax", ["tempered"], ["scores"], axis=1),
+    ]
     graph = helper.make_graph(
-        [helper.make_node("Softmax", ["logits"], ["scores"], axis=1)],
+        nodes,
         "postprocessing",
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", num_classes])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", num_classes])],
+        [numpy_helper.from_array(np.array(temperature, np.float32), "temperature")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)

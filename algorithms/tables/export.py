@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,14 @@ def export_table(
     target: Target,
     head: Head,
     predict: Callable[[NDArray[np.float32]], NDArray[Any]],
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the package to ``run.output_dir``.
 
     Args:
         head: the model's own operators.
         predict: the trained model: from the matrix [N, F] to scores [N, C], or numbers [N] in the target's unit.
+        calibration: how the scores were calibrated, for ``package.json``.
 
     Raises:
         ParityError: the package does not give what the trained model gives.
@@ -61,6 +63,7 @@ def export_table(
         lineage={"dataset": data.card.digest, **run.spec.lineage},
         config=config.model_dump(mode="json"),
         metrics={},
+        calibration=calibration or {},
     )
     sample = parity_rows(data, plan, target)
     reference = predict(plan.transform(sample))

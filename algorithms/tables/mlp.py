@@ -225,12 +225,12 @@ def write_package(config: MlpConfig, dataset: Dataset, trained: TrainedModel, ru
 
     fitted = trained.data.fitted
     plan, target = ColumnPlan.model_validate(fitted["plan"]), Target.model_validate(fitted["target"])
-    head = network_head(trained.module, plan.num_features, is_class=target.is_class)
-    export_table(config, dataset, run, plan=plan, target=target, head=head, predict=trained.predict)
+    head = network_head(trained.module, plan.num_features, is_class=target.is_class, temperature=trained.temperature)
+    export_table(config, dataset, run, plan=plan, target=target, head=head, predict=trained.predict, calibration=trained.calibration)
 
 
-def network_head(network: nn.Module, num_features: int, *, is_class: bool) -> Head:
-    """Any network on rows as ONNX operators: logits become scores, numbers stay standardised."""
+def network_head(network: nn.Module, num_features: int, *, is_class: bool, temperature: float = 1.0) -> Head:
+    """Any network on rows as ONNX operators: logits become scores (after division by ``temperature``), numbers stay standardised."""
     import torch
     from onnx import compose
 
@@ -253,7 +253,7 @@ def network_head(network: nn.Module, num_features: int, *, is_class: bool) -> He
         builder.add("Identity", matrix, output=core.graph.input[0].name)
         builder.nodes.extend(core.graph.node)
         outputs: str = core.graph.output[0].name
-        return softmax(builder, outputs) if is_class else outputs
+        return softmax(builder, builder.add("Div", outputs, builder.constant(temperature))) if is_class else outputs
 
     return add
 

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from infra.promotion import LogEvent
     from infra.registry import ModelVersion, Registry
+    from tasks._card.comparison import Comparison, MetricRow
 
 _LISTED = ("name", "version", "aliases", "algorithm", "metrics", "created")
 _MAIN_METRICS = ("accuracy", "f1_macro", "auc", "rmse", "mae", "r2")
@@ -93,16 +94,38 @@ def show(model: str, as_json: bool) -> None:
 @models.command()
 @click.argument("first")
 @click.argument("second")
+@click.option(
+    "--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole comparison as one HTML page."
+)
 @_as_json_option
-def compare(first: str, second: str, as_json: bool) -> None:
-    """The metrics of two versions side by side."""
+def compare(first: str, second: str, html: Path | None, as_json: bool) -> None:
+    """Two versions side by side: metrics with their intervals; with --html also curves, data and options."""
+    from infra.settings import load_settings
+    from infra.store import open_store
+    from tasks.compare import compare as compare_versions
+    from tasks.compare import write_page
+
     registry = _registry()
     pair = [registry.get(first), registry.get(second)]
-    names = sorted(pair[0].metrics.keys() | pair[1].metrics.keys())
-    rows = [{"metric": name, "first": pair[0].metrics.get(name), "second": pair[1].metrics.get(name)} for name in names]
-    same = pair[0].dataset == pair[1].dataset
-    document = {"first": _listed(pair)[0], "second": _listed(pair)[1], "same_test_split": same, "metrics": rows}
-    _say(document, as_json, lambda: _print_comparison(pair, rows, same))
+    comparison = compare_versions(*pair, store=open_store(load_settings().workspace_uri))
+    if html is not None:
+        write_page(comparison, html)
+    document = {
+        "first": _listed(pair)[0],
+        "second": _listed(pair)[1],
+        "same_test_split": comparison.same_test_split,
+        "metrics": [_compared(row) for row in comparison.metrics],
+        "num_paired": comparison.num_paired,
+        "options": [fact.model_dump() for fact in comparison.options],
+        "html": str(html.resolve()) if html else None,
+    }
+    _say(document, as_json, lambda: _print_comparison(pair, comparison, html))
+
+
+def _compared(row: MetricRow) -> dict[str, Any]:
+    """``metric``, ``first`` and ``second``; intervals, and that of the difference, where predictions of both allow it."""
+    told = row.model_dump(mode="json", include={"first_interval", "second_interval", "difference_interval"}, exclude_none=True)
+    return {"metric": row.name, "first": row.first, "second": row.second, **told}
 
 
 @models.command()
@@ -269,17 +292,25 @@ def _print_version(version: ModelVersion, folder: Path, description: dict[str, A
     _print_table(table)
 
 
-def _print_comparison(pair: list[ModelVersion], rows: list[dict[str, Any]], same: bool) -> None:
+def _print_comparison(pair: list[ModelVersion], comparison: Comparison, html: Path | None) -> None:
+    from tasks._card.compare import verdict
+
     table = _table("metric", pair[0].ref, pair[1].ref, "difference")
     table.add_row("algorithm", pair[0].algorithm, pair[1].algorithm, "")
     table.add_row("created", _when(pair[0].created), _when(pair[1].created), "")
-    for row in rows:
-        first, second = row["first"], row["second"]
-        difference = f"{second - first:+.4g}" if first is not None and second is not None else ""
-        table.add_row(row["metric"], *("" if value is None else f"{value:.6g}" for value in (first, second)), difference)
+    for row in comparison.metrics:
+        values = ("" if value is None else f"{value:.6g}" for value in (row.first, row.second))
+        difference = f"{row.difference:+.4g}" if row.difference is not None else ""
+        if row.difference_interval is not None:
+            difference += f" ({row.difference_interval[0]:+.3g} to {row.difference_interval[1]:+.3g})"
+        table.add_row(row.name, *values, difference)
     _print_table(table)
-    if not same:
+    if comparison.same_test_split:
+        click.echo(f"\n{verdict(comparison)}")
+    else:
         click.echo("\nThey were measured on different data, so the figures do not compare directly.")
+    if html is not None:
+        click.echo(f"page      {html.resolve()}")
 
 
 def _print_history(events: list[LogEvent]) -> None:

@@ -15,8 +15,12 @@ from algorithms.tables.ensemble import forest, kernel
 from algorithms.tables.ensemble.dense import Dense, fit_dense
 from algorithms.tables.ensemble.folds import ALWAYS_LEARNED, assign_folds
 from algorithms.tables.ensemble.portfolio import KINDS, Member
+from algorithms.tables.ensemble.selection import LEAST_SCORE, loss_of, true_score
 from algorithms.tables.family import Family, Learning
 from algorithms.tables.progress import Progress
+
+POWERS = (1.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+"""1 first: of equal ones the first is taken."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Bag:
-    """A fitted member. ``left_out``: scores [N, C] or standardised numbers [N] by models that did not learn from the row."""
+    """A fitted member.
+
+    Attributes:
+        left_out: scores [N, C] or standardised numbers [N] by models that did not learn from the row.
+        power: to which scores are raised (and made to sum to 1 again): above 1 for a member that is less sure than it may be.
+    """
 
     member: Member
     models: list[Any]
     left_out: NDArray[np.float64]
     seconds: float
+    power: float = 1.0
 
     @property
     def family(self) -> Family:
@@ -68,7 +78,34 @@ class Bag:
         """The mean of its models: scores [N, C], or standardised numbers [N]."""
         matrix = dense if self.is_dense else raw
         found: NDArray[np.float64] = np.mean([self.family.predict(model, matrix) for model in self.models], axis=0)
-        return found
+        return sharpen(found, self.power)
+
+
+def sharpen(scores: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Scores [N, C] raised to a power: a softmax with another temperature. Other values, and a power of 1, stay as they are."""
+    if power == 1.0:
+        return scores
+    raised = (scores / scores.max(axis=1, keepdims=True)) ** power
+    sharp: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    return sharp
+
+
+def calibrated(bag: Bag, rows: Rows) -> Bag:
+    """With the power that gives its left-out scores the lowest log loss (C. Guo et al., "On Calibration of Modern Neural Networks", 2017).
+
+    Members of different kinds are unsure in different ways; only when each is calibrated can they be weighed by the log loss.
+    """
+    if not rows.num_classes:
+        return bag
+    seen = rows.folds(bag.member.repeat) != ALWAYS_LEARNED
+    scores, labels = np.clip(bag.left_out[seen], LEAST_SCORE, 1.0), rows.labels[seen]
+    weights = None if rows.weights is None else rows.weights[seen]
+
+    def loss(power: float) -> float:
+        return loss_of(true_score(sharpen(scores, power), labels), labels, weights, is_class=True)
+
+    power = min(POWERS, key=loss)
+    return replace(bag, power=power, left_out=sharpen(bag.left_out, power))
 
 
 @dataclass
@@ -110,10 +147,10 @@ def fit_bag(member: Member, rows: Rows, run: Run, *, deadline: float, must: bool
     if kind.way == "left out":
         learning = rows.learning(kind.dense, everything, ~everything)
         if member.kind == "kernel":
-            model, left_out = kernel.fit_left_out(learning, config.width)
+            model, left_out = kernel.fit_left_out(learning, config.width, rows.folds(member.repeat))
         else:
             model, left_out = forest.fit_left_out(learning, config, extra=member.kind == "extra-trees", deadline=deadline)
-        return Bag(member, [model], left_out, time.monotonic() - begin)
+        return calibrated(Bag(member, [model], left_out, time.monotonic() - begin), rows)
 
     def fit(train: NDArray[np.bool_], valid: NDArray[np.bool_], until: float) -> Any:
         progress = TimedProgress(quiet(run), "", deadline=until)
@@ -125,7 +162,7 @@ def fit_bag(member: Member, rows: Rows, run: Run, *, deadline: float, must: bool
     models, left_out = fitted
     if kind.way == "refit":
         models = [fit(everything, ~everything, deadline)]
-    return Bag(member, models, left_out, time.monotonic() - begin)
+    return calibrated(Bag(member, models, left_out, time.monotonic() - begin), rows)
 
 
 def _fit_folds(

@@ -35,7 +35,7 @@ class Checkpoints:
             folder = Path(scratch)
             save_bag(bag, folder)
             np.save(folder / "left_out.npy", bag.left_out)
-            (folder / "bag.json").write_text(json.dumps({"num_models": len(bag.models), "seconds": bag.seconds}))
+            (folder / "bag.json").write_text(json.dumps({"num_models": len(bag.models), "seconds": bag.seconds, "power": bag.power}))
             body = _pack(folder)
         self._run.store.write_bytes(self._key(bag.member), hashlib.sha256(body).hexdigest().encode() + body)
 
@@ -57,7 +57,7 @@ class Checkpoints:
                 archive.extractall(folder)  # its digest was verified: it is what we packed
             told = json.loads((folder / "bag.json").read_text())
             left_out = np.load(folder / "left_out.npy", allow_pickle=False)
-            return Bag(member, load_models(member, told["num_models"], folder, threads), left_out, told["seconds"])
+            return Bag(member, load_models(member, told["num_models"], folder, threads), left_out, told["seconds"], told["power"])
 
     def _key(self, member: Member) -> str:
         name = member.name.replace(", ", "-").replace(" ", "-")

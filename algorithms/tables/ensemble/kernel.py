@@ -1,8 +1,9 @@
-"""Regularised least squares with a Gaussian kernel, solved in closed form, so that leaving out each row once costs nothing.
+"""Regularised least squares with a Gaussian kernel, solved in closed form, so that cross-validation costs next to nothing.
 
 R. Rifkin, R. Lippert, "Notes on Regularized Least Squares", MIT-CSAIL-TR-2007-025: with G = K + lambda I and c = G^-1 y, the prediction
-of row i by a model that did not learn from it is y_i - c_i / (G^-1)_ii; one eigendecomposition of K serves every lambda. Classes are
-learned as indicators, whose margins become scores by a softmax with the temperature that suits the left-out predictions.
+of row i by a model that did not learn from it is y_i - c_i / (G^-1)_ii, that of a fold B is y_B - (G^-1)_BB^-1 c_B; one eigendecomposition
+of K serves every lambda. Classes are learned as indicators, whose margins become scores by a softmax with the temperature that suits the
+left-out predictions.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ class KernelModel:
     num_classes: int
 
 
-def fit_left_out(learning: Learning, width: float) -> tuple[KernelModel, NDArray[np.float64]]:
-    """Fit to ``learning.train`` [N, F], dense; the model, and each row's prediction without it (scores [N, C], or numbers [N]).
+def fit_left_out(learning: Learning, width: float, folds: NDArray[np.int64]) -> tuple[KernelModel, NDArray[np.float64]]:
+    """Fit to ``learning.train`` [N, F], dense; the model, and each row's prediction without its fold (scores [N, C], or numbers [N]).
+
+    The penalty is chosen by leaving out single rows; the predictions leave out whole folds, as those of other members do.
 
     Args:
         width: of the Gaussian, as a share of the median distance between two rows.
+        folds: of each row, [N]; rows with a negative one are left out singly.
     """
     rows = learning.train.astype(np.float64)
     targets = np.eye(learning.num_classes)[learning.train_labels] if learning.num_classes else learning.train_labels[:, None]
@@ -58,19 +62,27 @@ def fit_left_out(learning: Learning, width: float) -> tuple[KernelModel, NDArray
     values, vectors = np.linalg.eigh(root * np.exp(-gamma * distances) * root.T)
     wanted = root * (targets - bias)
     turned = vectors.T @ wanted
-    best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+    losses = []
     for penalty in PENALTIES:
         inverse = 1 / (np.maximum(values, 0) + penalty)
-        solved = vectors @ (inverse[:, None] * turned)
-        errors = solved / ((vectors**2) @ inverse)[:, None]
-        loss = float((errors**2).mean())
-        if best is None or loss < best[0]:
-            best = loss, root * solved, targets - errors / root
-    assert best is not None
-    _, weights, left_out = best
+        errors = (vectors @ (inverse[:, None] * turned)) / ((vectors**2) @ inverse)[:, None]
+        losses.append(float((errors**2).mean()))
+    inverse = 1 / (np.maximum(values, 0) + PENALTIES[int(np.argmin(losses))])
+    solved = vectors @ (inverse[:, None] * turned)
+    left_out = targets - _errors_without_fold(solved, (vectors * inverse) @ vectors.T, folds) / root
+    weights = root * solved
     steepness = _steepness(left_out, learning) if learning.num_classes else 1.0
     model = KernelModel(learning.train, weights, bias, gamma, steepness, learning.num_classes)
     return model, _finish(model, left_out)
+
+
+def _errors_without_fold(solved: NDArray[np.float64], inverse: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Target minus prediction [N, T] of each row by the model without its fold; ``inverse`` is G^-1, ``solved`` G^-1 y."""
+    errors = solved / np.diag(inverse)[:, None]
+    for number in np.unique(folds[folds >= 0]):
+        held = np.flatnonzero(folds == number)
+        errors[held] = np.linalg.solve(inverse[np.ix_(held, held)], solved[held])
+    return errors
 
 
 def _steepness(margins: NDArray[np.float64], learning: Learning) -> float:
@@ -154,7 +166,7 @@ def load(folder: Path, threads: int) -> KernelModel:
 
 def fit(config: Any, learning: Learning, progress: Any) -> KernelModel:
     """As ``fit_left_out``, for those who do not need the left-out predictions."""
-    return fit_left_out(learning, config.width)[0]
+    return fit_left_out(learning, config.width, np.full(len(learning.train), -1))[0]
 
 
 KERNEL = Family(keep_nan=False, scaled=True, fit=fit, save=save, load=load, predict=predict, importance=importance, size=size, head=head)

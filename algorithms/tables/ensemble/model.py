@@ -68,10 +68,22 @@ def head(model: Ensemble, num_classes: int) -> Head:
         parts = []
         for bag, weight in zip(model.bags, model.weights, strict=True):
             outputs = [bag.family.head(one, num_classes)(builder, dense if bag.is_dense else matrix) for one in bag.models]
-            parts.append(builder.add("Mul", _sum(builder, outputs), builder.constant(weight / len(outputs))))
+            mean = _sum(builder, outputs)
+            if bag.power == 1.0:
+                parts.append(builder.add("Mul", mean, builder.constant(weight / len(outputs))))
+            else:
+                parts.append(builder.add("Mul", _sharpened(builder, mean, bag.power), builder.constant(weight)))
         return _sum(builder, parts)
 
     return add
+
+
+def _sharpened(builder: GraphBuilder, scores: str, power: float) -> str:
+    """``bags.sharpen``; a constant factor of the scores makes no difference."""
+    axes = builder.constant([1], np.int64)
+    highest = builder.add("ReduceMax", scores, axes, keepdims=1)
+    raised = builder.add("Pow", builder.add("Div", scores, highest), builder.constant(power))
+    return builder.add("Div", raised, builder.add("ReduceSum", raised, axes, keepdims=1))
 
 
 def _sum(builder: GraphBuilder, parts: Sequence[str]) -> str:
@@ -98,7 +110,15 @@ def save(model: Ensemble, folder: Path) -> None:
     described = []
     for number, (bag, weight) in enumerate(zip(model.bags, model.weights, strict=True)):
         save_bag(bag, folder / "members" / str(number))
-        described.append({**describe_member(bag.member), "weight": float(weight), "num_models": len(bag.models), "seconds": bag.seconds})
+        described.append(
+            {
+                **describe_member(bag.member),
+                "weight": float(weight),
+                "num_models": len(bag.models),
+                "seconds": bag.seconds,
+                "power": bag.power,
+            }
+        )
     model.dense.save(folder)
     content = {"num_classes": model.num_classes, "members": described, "board": model.board}
     (folder / FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -110,6 +130,6 @@ def load(folder: Path, threads: int) -> Ensemble:
     for number, entry in enumerate(content["members"]):
         member = Member(entry["name"], entry["kind"], entry["options"], entry["repeat"])
         models = load_models(member, entry["num_models"], folder / "members" / str(number), threads)
-        bags.append(Bag(member, models, NOTHING, entry["seconds"]))
+        bags.append(Bag(member, models, NOTHING, entry["seconds"], entry["power"]))
         weights.append(entry["weight"])
     return Ensemble(bags, np.asarray(weights), load_dense(folder), content["num_classes"], content["board"])

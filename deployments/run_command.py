@@ -54,7 +54,9 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.option("--trials", type=int, metavar="N", help="Search for better options in N trials.")
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Of the search: no trial is started after it.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="Of the search: how trials are chosen.")
-@click.option("--pruner", type=click.Choice(PRUNERS), default="auto", show_default=True, help="Of the search: how hopeless trials are stopped.")
+@click.option(
+    "--pruner", type=click.Choice(PRUNERS), default="auto", show_default=True, help="Of the search: how hopeless trials are stopped."
+)
 @click.option(
     "--objective",
     "objectives",
@@ -63,16 +65,16 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     help="Of the search: besides the metric, latency or size; may be given several times.",
 )
 @click.option("--space", metavar="FILE", help="Of the search: ranges by option (TOML or JSON); or one by --set learning_rate=0.001..0.1.")
-@click.option("--compress", type=click.Choice(MODES), default="none", show_default=True, help="Make the model small and fast, within the budget.")
+@click.option(
+    "--compress", type=click.Choice(MODES), default="none", show_default=True, help="Make the model small and fast, within the budget."
+)
 @click.option("--max-accuracy-loss", default=0.01, show_default=True, help="Budget: largest loss of accuracy against fp32.")
 @click.option("--max-latency-ms", type=float, help="Budget: largest latency of one sample on this host.")
 @click.option("--max-size-mb", type=float, help="Budget: largest size of the model.")
 @click.option("--strict-budget", is_flag=True, help="Fail if no compressed model fits the budget, instead of shipping fp32.")
 @click.option("--fresh", is_flag=True, help="Do every stage again, also those done before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there.")
-def run(
-    pairs: tuple[str, ...], suite: str | None, space: str | None, objectives: tuple[str, ...], as_json: bool, **values: Any
-) -> None:
+def run(pairs: tuple[str, ...], suite: str | None, space: str | None, objectives: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """Turn labelled data into a proven, registered model.
 
     ALGORITHM is a preset's name; `atelier algorithms` lists them. The same command run again takes up where it stopped.

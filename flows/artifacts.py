@@ -19,6 +19,7 @@ from prefect.artifacts import (
 
 from flows.progress import describe, share_done
 from infra.datasets.card import Card
+from tasks._card.gallery import gallery_markdown
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -69,6 +70,11 @@ def show_data(name: str, card: Card, num_invalid: int, report: str) -> None:
     if num_invalid:
         text = f"{num_invalid} samples were set aside; each is listed with its reason in {report}"
         create_markdown_artifact(markdown=text, key=_key(name, "quarantine"))
+
+
+def show_gallery_page(name: str, gallery: dict[str, Any]) -> None:
+    """Training pictures before and after augmentation."""
+    create_markdown_artifact(markdown=gallery_markdown(gallery), key=_key(name, "augmentation"))
 
 
 def show_result(name: str, summary: dict[str, Any], metrics: dict[str, Any], baseline: dict[str, Any], run_card: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from algorithms.catalog import find_algorithm
+from algorithms.compression.recipes import Mode
 from flows.embedded import EmbeddedFlow, embedded_flow
 from flows.training import RunResult, pipeline
 
@@ -16,7 +17,14 @@ COMMON = {
     "data": (str, inspect.Parameter.empty, "A path, a URI, or the name or digest of a data set version."),
     "name": (str, "", "The model's name in the registry; empty: the data's name."),
     "workers": (Annotated[int, Field(ge=1)], 1, "Ranks of a distributed training, one slot of the cluster each."),
-    "on_invalid": (Literal["quarantine", "fail"], "quarantine", "What to do with broken samples: set them aside, or end the run."),
+    "on_invalid": (
+        Literal["quarantine", "repair", "fail"],
+        "quarantine",
+        "What to do with broken samples: set them aside, mend what can be mended first, or end the run.",
+    ),
+    "trials": (Annotated[int, Field(ge=1)] | None, None, "Trials of a search for better options among those that keep their default."),
+    "time_limit": (Annotated[float, Field(gt=0)] | None, None, "Seconds after which no trial of the search is started."),
+    "compress": (Mode, "none", "none, prune, quantize, distill, or auto: the best of all that fits the budget."),
 }
 
 
@@ -49,7 +57,8 @@ def preset(name: str) -> EmbeddedFlow[..., RunResult]:
 
     def run(**values: Any) -> RunResult:
         common = {key: values.pop(key) for key in list(values) if key in COMMON}
-        return pipeline.fn(algorithm=name, options=values, **common)
+        set_by_hand = {key: value for key, value in values.items() if value != run.__signature__.parameters[key].default}  # type: ignore[attr-defined]
+        return pipeline.fn(algorithm=name, options=set_by_hand, **common)
 
     run.__doc__ = f"{algorithm.summary} {algorithm.suits}\n\nArgs:\n" + "\n".join(lines)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +38,9 @@ class RunRequest(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them."
     )
-    on_invalid: OnInvalid = Field(default="quarantine", description="What to do with broken samples: set them aside, mend what can be mended first, or end the run.")
+    on_invalid: OnInvalid = Field(
+        default="quarantine", description="Broken samples: set them aside, mend what can be mended first, or end the run."
+    )
     max_invalid_share: float = Field(default=0.05, ge=0, lt=1, description="Largest share of samples that may be set aside.")
     suite: dict[str, Any] | None = Field(
         default=None, description="A Great Expectations suite of your own, checked beside the algorithm's."
@@ -51,7 +52,9 @@ class RunRequest(BaseModel):
     min_gain: float = Field(
         default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it."
     )
-    balance: bool = Field(default=False, description="Fill every class of the training split up to the size of the largest, by augmentation.")
+    balance: bool = Field(
+        default=False, description="Fill every class of the training split up to the size of the largest, by augmentation."
+    )
     expand: int = Field(default=1, ge=1, le=100, description="Times as many training samples, by augmentation, as a data set of their own.")
     trials: int | None = Field(default=None, ge=1, le=100_000, description="Trials of a search for better options; none: no search.")
     time_limit: float | None = Field(

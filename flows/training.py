@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.compression.recipes import Mode
 from algorithms.spec import Algorithm
 from algorithms.user_code import digests
-from flows.artifacts import show_data, show_progress, show_result
+from flows.artifacts import show_data, show_gallery_page, show_progress, show_result
 from flows.embedded import embedded_flow, open_context
 from flows.request import RunRequest, check_request, make_request
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
@@ -19,20 +20,30 @@ from infra.artifacts import Artifact, fetch
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
+from tasks._tuning.plan import Objective, Pruner, Sampler
+from tasks.augment import GALLERY, augment, show_gallery
+from tasks.compress import TABLE_FILE, Compressed
+from tasks.compress import compress as compress_model
 from tasks.evaluate import evaluate
+from tasks.explain import explain
 from tasks.import_data import import_data, source_key
 from tasks.ingest import default_name
 from tasks.package import package, read_json
 from tasks.register import Registered, current_state, register
-from tasks.report import write_card
-from tasks.train import train
+from tasks.report import CardExtras, write_card
+from tasks.train import Trained, train
+from tasks.tune import Tuned, tune
 from tasks.validate import validate
 
 import_stage = stage(import_data, name="import")
-validate_stage = stage(validate)
+validate_stage = stage(validate, version=2)
+augment_stage = stage(augment)
+tune_stage = stage(tune)
 train_stage = stage(train)
 evaluate_stage = stage(evaluate)
 package_stage = stage(package)
+compress_stage = stage(compress_model, name="compress")
+explain_stage = stage(explain)
 register_stage = stage(register)
 report_stage = stage(write_card, name="report")
 
@@ -50,6 +61,11 @@ class RunResult(BaseModel):
     dataset: str = Field(description="Digest of the data it was trained on, after quarantine.")
     metrics: dict[str, Any] = Field(description="Of the shipped package on the test split.")
     baseline_metrics: dict[str, Any] = Field(description="Of the trained model before export, same split.")
+    trials: dict[str, Any] | None = Field(
+        default=None, description="Of the search for options: number, best parameters, best value, and why."
+    )
+    compression: dict[str, Any] | None = Field(default=None, description="What was tried, its table before and after, what ships and why.")
+    advice: list[dict[str, Any]] = Field(default=[], description="What to mend, from rules over the figures: rule, severity, text.")
     package: str = Field(description="Where the package lies.")
     run_card: str = Field(description="Where the run card lies.")
     stages: list[StageTime]
@@ -66,6 +82,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
+    search = request.tune_settings(algorithm)
     times: list[StageTime] = []
     source = _import(request, algorithm, options, times, context)
     name = request.name or default_name(source.name or request.data).lower()
@@ -81,20 +98,27 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     )
     for warning in checked.warnings[:10]:
         context.report({"kind": "log", "message": f"warning: {warning}"})
-    data = checked.data
-    card = open_dataset(context.store, data, context.settings.cache_path).card
+    card = open_dataset(context.store, checked.data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))
+    data = _augment(request, algorithm, options, checked.data, times)
     context.also_report(show_progress(name, context.report))
+    tuned: Tuned | None = None
+    if search is not None:
+        tuned = run_stage(tune_stage, times, algorithm=algorithm.name, config=options, data=data, settings=search, code=digests(options))
+        options = tuned.config
+    gallery = _gallery(name, algorithm, options, data, context)
     trained = run_stage(train_stage, times, algorithm=algorithm.name, config=options, data=data, name=name, code=digests(options))
     common: dict[str, Any] = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
     evaluation = run_stage(evaluate_stage, times, **common)
-    # Tuning goes before train, augmentation beside validate, compression here between evaluate and package.
     packaged = run_stage(package_stage, times, **common, lineage=_lineage(request, source.digest, data.digest))
-    card_key = f"runs/{trained.run_key}/card-{name}"
+    compressed = _compress(request, common, packaged, trained, times)
+    shipped = packaged if compressed is None else compressed.package
+    explained = run_stage(explain_stage, times, **common, evaluation=evaluation, package=shipped, validation=checked.report)
+    card_key = f"runs/{trained.run_key}/card-{name}" + ("" if shipped == packaged else f"-{shipped.digest[:12]}")
     registered = _register(
         context,
         times,
-        package=packaged,
+        package=shipped,
         name=name,
         algorithm=algorithm.name,
         data=data,
@@ -110,13 +134,17 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
         source=source,
         checked=checked,
+        data=data,
         trained=trained,
         evaluation=evaluation,
-        package=packaged,
+        package=shipped,
         registered=registered,
         config=options,
+        extras=CardExtras(
+            study=tuned and tuned.artifact, compression=compressed and compressed.table, gallery=gallery, explained=explained.artifact
+        ),
     )
-    fetch(context.store, packaged, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
+    fetch(context.store, shipped, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
     result = RunResult(
         model=registered.name,
         version=registered.version,
@@ -124,9 +152,12 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         decision=registered.reason,
         algorithm=algorithm.name,
         dataset=data.digest,
-        metrics=read_json(context, packaged, "package.json")["metrics"],
+        metrics=read_json(context, shipped, "package.json")["metrics"],
         baseline_metrics=read_json(context, evaluation, "metrics.json"),
-        package=_where(context, packaged),
+        trials=tuned and _trials(tuned),
+        compression=compressed and compressed.table and read_json(context, compressed.table, TABLE_FILE),
+        advice=[one.model_dump(mode="json") for one in explained.advice],
+        package=_where(context, shipped),
         run_card=_where(context, run_card) + "/index.html",
         stages=times,
         seconds=round(time.monotonic() - begin, 3),
@@ -135,6 +166,67 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
     show_result(name, summary, result.metrics, result.baseline_metrics, result.run_card)
     return result
+
+
+def _augment(request: RunRequest, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, times: list[StageTime]) -> DatasetRef:
+    """The version with more training samples, where that was asked for."""
+    if not request.balance and request.expand == 1:
+        return data
+    policy = options.get("augment", "none")
+    if algorithm.modality == "table" and policy not in ("noise", "smote"):
+        policy = "noise" if algorithm.task.endswith("regression") else "smote"
+    return run_stage(
+        augment_stage,
+        times,
+        data=data,
+        policy=policy,
+        balance=request.balance,
+        expand=request.expand,
+        seed=int(options["seed"]),
+        no_flip=list(options.get("no_flip", ())),
+    ).data
+
+
+def _gallery(name: str, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, context: StageContext) -> Artifact | None:
+    """Training pictures before and after augmentation, in the store and on Prefect's page."""
+    if algorithm.modality != "image":
+        return None
+    shown = show_gallery(
+        data,
+        options["augment"],
+        image_size=options["image_size"],
+        channels=options["channels"],
+        no_flip=options.get("no_flip", ()),
+        seed=options["seed"],
+        context=context,
+    )
+    if shown is not None:
+        show_gallery_page(name, read_json(context, shown, GALLERY))
+    return shown
+
+
+def _compress(
+    request: RunRequest, common: dict[str, Any], packaged: Artifact, trained: Trained, times: list[StageTime]
+) -> Compressed | None:
+    """What ships instead of the fp32 package, where that was asked for."""
+    if request.compress == "none":
+        return None
+    return run_stage(compress_stage, times, **common, package=packaged, settings=request.compress_settings)
+
+
+def _trials(tuned: Tuned) -> dict[str, Any]:
+    """The search in the result's words."""
+    return {
+        "number": tuned.num_complete + tuned.num_pruned + tuned.num_failed,
+        "complete": tuned.num_complete,
+        "pruned": tuned.num_pruned,
+        "failed": tuned.num_failed,
+        "metric": tuned.metric,
+        "best_value": tuned.value,
+        "best_parameters": tuned.params,
+        "best_trial": tuned.trial,
+        "reason": tuned.reason,
+    }
 
 
 def _import(
@@ -181,6 +273,19 @@ def pipeline(
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
     split_seed: int = 0,
     min_gain: float = 0.001,
+    balance: bool = False,
+    expand: int = 1,
+    trials: int | None = None,
+    time_limit: float | None = None,
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "auto",
+    objectives: tuple[Objective, ...] = ("metric",),
+    space: dict[str, Any] | None = None,
+    compress: Mode = "none",
+    max_accuracy_loss: float = 0.01,
+    max_latency_ms: float | None = None,
+    max_size_mb: float | None = None,
+    strict_budget: bool = False,
     fresh: bool = False,
 ) -> RunResult:
     """Labelled data to a proven, registered model.
@@ -191,12 +296,25 @@ def pipeline(
         name: The model's name in the registry; empty: the data's name.
         workers: Ranks of a distributed training, one slot of the cluster each.
         options: Options of the algorithm, such as {"epochs": 20}; for tables {"target": "label"} is required.
-        on_invalid: What to do with broken samples: quarantine (set them aside) or fail.
+        on_invalid: What to do with broken samples: quarantine (set them aside), repair (mend what can be mended first) or fail.
         max_invalid_share: Largest share of samples that may be set aside, 0 to 1.
         suite: A Great Expectations suite of your own, checked beside the algorithm's.
         ratios: Shares of train, valid and test, where the data has no splits of its own.
         split_seed: Seed of the split.
         min_gain: How much better than the champion, in the main metric, a model must be to replace it.
+        balance: Fill every class of the training split up to the size of the largest, by augmentation.
+        expand: Times as many training samples, by augmentation, as a data set of their own.
+        trials: Trials of a search for better options; none: no search.
+        time_limit: Seconds after which no trial of the search is started; at least one completes.
+        sampler: How trials are chosen: tpe, random, grid, gp, cmaes or nsga2.
+        pruner: How hopeless trials are stopped: median, hyperband, none, or auto.
+        objectives: metric, and besides latency or size: the smallest or fastest model of nearly the best metric.
+        space: Ranges by option, in place of the preset's own search space.
+        compress: none, prune, quantize, distill, or auto: the best of all that fits the budget.
+        max_accuracy_loss: Budget of compression: largest loss of accuracy, or growth of the RMSE as a share of it.
+        max_latency_ms: Budget of compression: largest latency of one sample on this host, ms.
+        max_size_mb: Budget of compression: largest size of the model, MB.
+        strict_budget: Fail if no compressed model fits the budget, instead of shipping fp32.
         fresh: Do every stage again, also those done before.
 
     Returns:
@@ -218,6 +336,19 @@ def pipeline(
         ratios=ratios,
         split_seed=split_seed,
         min_gain=min_gain,
+        balance=balance,
+        expand=expand,
+        trials=trials,
+        time_limit=time_limit,
+        sampler=sampler,
+        pruner=pruner,
+        objectives=objectives,
+        space=space,
+        compress=compress,
+        max_accuracy_loss=max_accuracy_loss,
+        max_latency_ms=max_latency_ms,
+        max_size_mb=max_size_mb,
+        strict_budget=strict_budget,
         fresh=fresh,
     )
     with open_context(workers=request.workers, fresh=request.fresh) as context, stage_context(context):

@@ -22,6 +22,17 @@ from tasks.validate import Validated
 PAGE, SUMMARY = "index.html", "run.json"
 
 
+class CardExtras(BaseModel):
+    """What some runs have besides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: Artifact | None = Field(default=None, description="study.json of tasks.tune.")
+    compression: Artifact | None = Field(default=None, description="compression.json of tasks.compress.")
+    gallery: Artifact | None = Field(default=None, description="gallery.json of tasks.augment.")
+    explained: Artifact | None = Field(default=None, description="explain.json of tasks.explain.")
+
+
 class RunCardInputs(BaseModel):
     """Everything that a run card is made from: values and handles, no data."""
 
@@ -45,6 +56,7 @@ class RunCardInputs(BaseModel):
     command: str = Field(default="", description="Makes the same model again.")
     started: str = Field(default="", description="ISO 8601.")
     environment: dict[str, str] = Field(default_factory=dict)
+    extras: CardExtras = CardExtras()
 
 
 def report(inputs: RunCardInputs, *, context: StageContext) -> Artifact:
@@ -72,6 +84,7 @@ def gather(inputs: RunCardInputs, *, context: StageContext) -> CardData:
     from algorithms.metrics import primary_metric
     from infra.datasets.dataset import open_dataset
     from tasks._card import gather as parts
+    from tasks._card.extras import extra_sections
 
     store = context.store
     algorithm = find_algorithm(inputs.algorithm)
@@ -102,12 +115,13 @@ def gather(inputs: RunCardInputs, *, context: StageContext) -> CardData:
         environment={**inputs.environment, **seed},
         stages=inputs.stages,
         command=inputs.command,
+        sections=extra_sections(store, inputs.extras, inputs.validation),
     )
 
 
 def _summary(data: CardData) -> dict[str, Any]:
     """The card as JSON, without its pictures and points: those are in the stages' own artifacts."""
-    return data.model_dump(mode="json", exclude={"data": {"pictures"}, "evaluation": {"mistakes", "points"}})
+    return data.model_dump(mode="json", exclude={"data": {"pictures"}, "evaluation": {"mistakes", "points"}, "sections": True})
 
 
 def write_card(
@@ -115,11 +129,13 @@ def write_card(
     request: dict[str, Any],
     source: DatasetRef,
     checked: Validated,
+    data: DatasetRef,
     trained: Trained,
     evaluation: Artifact,
     package: Artifact,
     registered: Registered,
     config: dict[str, Any],
+    extras: CardExtras | None = None,
     *,
     context: StageContext,
 ) -> Artifact:
@@ -127,6 +143,7 @@ def write_card(
 
     Args:
         request: what was asked for (``flows.request.RunRequest``), as JSON.
+        data: what was trained on.
         config: all options of the algorithm.
     """
     from tasks._card.environment import describe_environment
@@ -141,7 +158,7 @@ def write_card(
         reason=registered.reason,
         algorithm=request["algorithm"],
         config=config,
-        data=checked.data,
+        data=data,
         source_data=source,
         validation=checked.report,
         trained=trained.artifact,
@@ -151,6 +168,7 @@ def write_card(
         command=command_line(request, trained.world_size),
         started=noted.get("started", ""),
         environment=describe_environment(),
+        extras=extras or CardExtras(),
     )
     return report(inputs, context=context)
 
@@ -162,23 +180,48 @@ def _noted_stages(run_key: str, context: StageContext) -> dict[str, Any]:
     return found
 
 
+_SWITCHES = {"balance": "--balance", "strict_budget": "--strict-budget"}
 _FLAGS = {
     "name": "--name",
     "on_invalid": "--on-invalid",
     "max_invalid_share": "--max-invalid-share",
     "split_seed": "--split-seed",
     "min_gain": "--min-gain",
+    "expand": "--expand",
+    "trials": "--trials",
+    "time_limit": "--time-limit",
+    "sampler": "--sampler",
+    "pruner": "--pruner",
+    "compress": "--compress",
+    "max_accuracy_loss": "--max-accuracy-loss",
+    "max_latency_ms": "--max-latency-ms",
+    "max_size_mb": "--max-size-mb",
 }
-_DEFAULTS = {"name": "", "on_invalid": "quarantine", "max_invalid_share": 0.05, "split_seed": 0, "min_gain": 0.001}
+_DEFAULTS = {
+    "name": "",
+    "on_invalid": "quarantine",
+    "max_invalid_share": 0.05,
+    "split_seed": 0,
+    "min_gain": 0.001,
+    "expand": 1,
+    "sampler": "tpe",
+    "pruner": "auto",
+    "compress": "none",
+    "max_accuracy_loss": 0.01,
+}
 
 
 def command_line(request: dict[str, Any], num_workers: int) -> str:
     """The ``atelier run`` command that asks for the same; what has its default is left out."""
     words = ["atelier", "run", request["algorithm"], "--data", request["data"]]
     for field, flag in _FLAGS.items():
-        value = request.get(field, _DEFAULTS[field])
-        if value != _DEFAULTS[field]:
+        default = _DEFAULTS.get(field)
+        if (value := request.get(field, default)) != default:
             words += [flag, str(value)]
+    words += [flag for field, flag in _SWITCHES.items() if request.get(field)]
+    words += [word for name in list(request.get("objectives") or ())[1:] for word in ("--objective", name)]
+    if request.get("space"):
+        words += ["--space", "SPACE.json"]
     ratios = list(request.get("ratios") or (0.7, 0.15, 0.15))
     if ratios != [0.7, 0.15, 0.15]:
         words += ["--splits", "/".join(f"{ratio * 100:g}" for ratio in ratios)]

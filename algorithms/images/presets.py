@@ -62,9 +62,7 @@ IMAGE_PRESETS = (
     Algorithm(
         name="image-classification/small-cnn",
         config_type=ImageClassificationConfig,
-        engine=image_engine(
-            models.build_small_cnn, "algorithms.images.networks", tell_compressible=models.tell_small_cnn_compressible
-        ),
+        engine=image_engine(models.build_small_cnn, "algorithms.images.networks", tell_compressible=models.tell_small_cnn_compressible),
         summary="A small convolutional network for small pictures",
         suits="pictures of up to about 64 pixels, such as digits and icons; trains in seconds on a CPU",
         size="0.3 M parameters",

@@ -187,6 +187,16 @@ class StageRow(_Part):
     seconds: float = Field(ge=0)
 
 
+class Section(_Part):
+    """A part of the page that its own module draws."""
+
+    after: Literal["header", "data", "validation", "training", "evaluation"] = Field(description="Which part of the page it follows.")
+    id: str
+    title: str
+    finding: str = ""
+    body: str = Field(description="HTML and SVG, escaped by whoever drew it; nothing from outside.")
+
+
 class CardData(_Part):
     """One run, ready to be drawn."""
 
@@ -208,3 +218,4 @@ class CardData(_Part):
     environment: dict[str, str] = {}
     stages: list[StageRow] = []
     command: str = ""
+    sections: list[Section] = []

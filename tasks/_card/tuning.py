@@ -22,17 +22,16 @@ _MOST_ROWS = 8
 Study = Mapping[str, Any]
 
 
-def section(study: Study) -> Markup:
-    """The whole section from ``study.json`` (``tasks._tuning.summary.study_document``): HTML and SVG that need nothing from outside."""
+def body(study: Study) -> Markup:
+    """The section's body from ``study.json`` (``tasks._tuning.summary.study_document``): HTML and SVG that need nothing from outside."""
     charts = [history_chart(study), importance_chart(study), front_chart(study)]
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
     wide = parallel_chart(study)
     return Markup(
-        f'<section id="tuning"><div><h2>Tuning</h2><p class="finding">{escape(finding(study))}</p></div><div class="body">'
         f'<p class="note">{escape(study["reason"][:1].upper() + study["reason"][1:])}.</p>'
         f'<div class="charts">{figures}</div>'
         + (f'<h3>Trials by option</h3><figure class="wide scroll">{wide}</figure>' if wide else "")
-        + f"<h3>Best trials</h3>{table(study)}</div></section>"
+        + f"<h3>Best trials</h3>{table(study)}"
     )
 
 

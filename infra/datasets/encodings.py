@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from infra.errors import InvalidSourceError
+
 _BLOCK = 4 << 20
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # Windows-1252 is what Latin-1 files mostly are; five bytes mean nothing in it, and then Latin-1, which knows every byte, is left.
@@ -34,12 +36,27 @@ def _fits(path: Path, encoding: str) -> bool:
                 return True
 
 
-def to_utf8(path: Path, encoding: str, target: Path) -> None:
-    """Write a file anew as UTF-8, with the line ends that it has.
+def mend_encoding(path: Path, name: str, target: Path) -> tuple[Path, str]:
+    """The file in UTF-8 and the encoding that it was in: itself and "" if it is UTF-8, else ``target``, which is written.
+
+    Args:
+        name: for messages.
 
     Raises:
-        UnicodeDecodeError: it is not in this encoding.
+        InvalidSourceError: its byte order mark tells an encoding that it does not keep to.
     """
+    encoding = find_encoding(path)
+    if encoding in ("utf-8", "utf-8-sig"):
+        return path, ""
+    try:
+        _to_utf8(path, encoding, target)
+    except UnicodeDecodeError as error:
+        raise InvalidSourceError(name, [f"it begins as {encoding} does, but is not: {error.reason}"], "Is the file whole?") from error
+    return target, encoding
+
+
+def _to_utf8(path: Path, encoding: str, target: Path) -> None:
+    """Write a file anew as UTF-8, with the line ends that it has."""
     decoder = codecs.getincrementaldecoder(encoding)()
     with path.open("rb") as source, target.open("wb") as file:
         while chunk := source.read(_BLOCK):

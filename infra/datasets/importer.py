@@ -14,9 +14,9 @@ from typing import Any
 
 from infra import artifacts
 from infra.datasets import names, sources, tabular_files
-from infra.datasets.card import SPLITS, Card, DatasetRef, Source
+from infra.datasets.card import SPLITS, Card, DatasetRef, Lineage, Source
 from infra.datasets.dataset import CARD
-from infra.datasets.encodings import find_encoding, to_utf8
+from infra.datasets.encodings import mend_encoding
 from infra.datasets.images import FEATURES, list_images, prepare_images, write_images
 from infra.datasets.splits import Ratios, check_ratios
 from infra.datasets.tables import Target, prepare_table, write_table
@@ -191,10 +191,11 @@ def _import_table(
     for done, (file, split) in enumerate(files):
         progress("parsing", done, len(files))
         path = root / file
-        if mend and tabular_files.table_format(file) != "parquet" and (encoding := find_encoding(path)) not in ("utf-8", "utf-8-sig"):
-            path, encodings[file] = scratch / f"{done}-as-utf-8{path.suffix}", encoding
-            to_utf8(root / file, encoding, path)
-            progress.log(f"{file} is in {encoding}, not UTF-8; it was decoded as such.")
+        if mend and tabular_files.table_format(file) != "parquet":
+            path, encoding = mend_encoding(path, file, scratch / f"{done}-as-utf-8{path.suffix}")
+            if encoding:
+                encodings[file] = encoding
+                progress.log(f"{file} is in {encoding}, not UTF-8; it was decoded as such.")
         staged.append(tabular_files.stage(path, file, split, staging))
     table = prepare_table(staged, target, ratios, seed, local.uri, progress)
     if table.num_without_target:

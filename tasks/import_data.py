@@ -15,7 +15,14 @@ from tasks.ingest import ingest
 
 
 def source_key(
-    source: str, *, target: str | None, regression: bool, ratios: tuple[float, ...], split_seed: int, context: StageContext
+    source: str,
+    *,
+    target: str | None,
+    regression: bool,
+    ratios: tuple[float, ...],
+    split_seed: int,
+    mend: bool = False,
+    context: StageContext,
 ) -> str:
     """A cheap key of what ``source`` is right now: files by their names, sizes and times; a version by its digest.
 
@@ -23,7 +30,9 @@ def source_key(
         SourceNotFoundError: neither a path, nor an address at which something is, nor a version's name.
     """
     if "://" in source or sources.exists(source):
-        return source_fingerprint(context.store, source, target=target, regression=regression, ratios=ratios, split_seed=split_seed)
+        return source_fingerprint(
+            context.store, source, target=target, regression=regression, ratios=ratios, split_seed=split_seed, mend=mend
+        )
     return find_version(context.store, source).digest
 
 
@@ -58,6 +67,7 @@ def import_data(
     regression: bool,
     ratios: tuple[float, ...],
     split_seed: int,
+    mend: bool = False,
     *,
     context: StageContext,
 ) -> DatasetRef:
@@ -71,5 +81,6 @@ def import_data(
         regression=regression,
         ratios=ratios,
         split_seed=split_seed,
+        mend=mend,
         context=context,
     )

@@ -26,6 +26,7 @@ def ingest(
     regression: bool = False,
     ratios: tuple[float, ...] = RATIOS,
     split_seed: int = 0,
+    mend: bool = False,
     context: StageContext,
 ) -> DatasetRef:
     """Import what is new, and find what is there.
@@ -38,6 +39,7 @@ def ingest(
         regression: the target is a number.
         ratios: of train, valid and test, where the source does not give them.
         split_seed: of the splits.
+        mend: tables: text files in another encoding than UTF-8 are decoded as what they seem to be.
         context: where to import to, and whom to tell.
 
     Raises:
@@ -53,6 +55,7 @@ def ingest(
             regression=regression,
             ratios=ratios,
             split_seed=split_seed,
+            mend=mend,
             report=context.report,
         )
     else:

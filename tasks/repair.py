@@ -181,9 +181,12 @@ def _mended_pictures(dataset: Dataset, largest: int, names: Mapping[str, str], c
 
 def _repair_table(dataset: Dataset, target: str | None, context: StageContext) -> tuple[DatasetRef, list[Repair]]:
     plan = find_table_repairs(dataset, target, context)
+    # Import had to decode the files already, or there would be no version to mend.
+    encodings = dataset.card.lineage.details.get("encodings", {})
+    decoded = [Repair(id=file, what=[f"encoding: read as {name}, kept as UTF-8"]) for file, name in encodings.items()]
     if not plan.columns:
-        return dataset.ref, []
-    repairs = [Repair(id=column.name, what=column.told()) for column in plan.columns]
+        return dataset.ref, decoded
+    repairs = decoded + [Repair(id=column.name, what=column.told()) for column in plan.columns]
     recipe = {"version": VERSION, "columns": plan.recipe()}
     ref = find_rewritten(context.store, dataset.ref, "repair", recipe)
     if ref is None:

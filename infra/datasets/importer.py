@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from infra import artifacts
 from infra.datasets import names, sources, tabular_files
-from infra.datasets.card import SPLITS, Card, DatasetRef, Source
+from infra.datasets.card import SPLITS, Card, DatasetRef, Lineage, Source
 from infra.datasets.dataset import CARD
+from infra.datasets.encodings import mend_encoding
 from infra.datasets.images import FEATURES, list_images, prepare_images, write_images
 from infra.datasets.splits import Ratios, check_ratios
 from infra.datasets.tables import Target, prepare_table, write_table
@@ -37,6 +39,7 @@ def import_source(
     regression: bool = False,
     ratios: tuple[float, ...] = RATIOS,
     split_seed: int = 0,
+    mend: bool = False,
     report: Report | None = None,
 ) -> DatasetRef:
     """Make outside data a version, unless it is one already, and give it a name.
@@ -49,6 +52,7 @@ def import_source(
         regression: the target is a number; strata are quantiles, and the card has no classes.
         ratios: of train, valid and test, where the source does not give them.
         split_seed: of the splits.
+        mend: tables: text files in another encoding than UTF-8 are decoded as what they seem to be; the card names them.
         report: gets ``progress`` and ``log`` events (see ``algorithms.run.Run``).
 
     Raises:
@@ -57,13 +61,13 @@ def import_source(
     names.check_name(name)
     parts = check_ratios(tuple(ratios))
     progress = _Progress(report)
-    fingerprint = source_fingerprint(store, source, target=target, regression=regression, ratios=parts, split_seed=split_seed)
+    fingerprint = source_fingerprint(store, source, target=target, regression=regression, ratios=parts, split_seed=split_seed, mend=mend)
     ref = names.recall(store, fingerprint, name)
     if ref is None:
         with scratch_folder(store) as scratch, _source_errors(source, scratch):
             local = sources.fetch_source(source, scratch)
             kind = sources.kind_of(local, source)
-            load = _import_images if kind == "image" else _import_table
+            load = _import_images if kind == "image" else partial(_import_table, mend=mend)
             ref = load(store, local, name, Target(target, regression), parts, split_seed, scratch, progress)
         names.remember(store, fingerprint, ref)
     names.record(store, ref, source)
@@ -78,6 +82,7 @@ def source_fingerprint(
     regression: bool = False,
     ratios: tuple[float, ...] = RATIOS,
     split_seed: int = 0,
+    mend: bool = False,
 ) -> str:
     """A cheap key of a source and how it is to be split: names, sizes and times (or ETags), no content. Equal: the version is the same.
 
@@ -89,7 +94,7 @@ def source_fingerprint(
         "format": FORMAT,
         "source": str(path.resolve()) if path is not None else source,
         "files": sources.listing(source),
-        "options": [target, regression, list(check_ratios(tuple(ratios))), split_seed],
+        "options": [target, regression, list(check_ratios(tuple(ratios))), split_seed, *(["mend"] if mend else [])],
     }
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
@@ -162,7 +167,16 @@ def _import_images(
 
 
 def _import_table(
-    store: Store, local: sources.LocalSource, name: str, target: Target, ratios: Ratios, seed: int, scratch: Path, progress: _Progress
+    store: Store,
+    local: sources.LocalSource,
+    name: str,
+    target: Target,
+    ratios: Ratios,
+    seed: int,
+    scratch: Path,
+    progress: _Progress,
+    *,
+    mend: bool,
 ) -> DatasetRef:
     files: list[tuple[str, str | None]] = [(local.path.name, None)]
     root = local.path.parent
@@ -173,9 +187,16 @@ def _import_table(
     staging = scratch / "tables"
     staging.mkdir()
     staged = []
+    encodings: dict[str, str] = {}
     for done, (file, split) in enumerate(files):
         progress("parsing", done, len(files))
-        staged.append(tabular_files.stage(root / file, file, split, staging))
+        path = root / file
+        if mend and tabular_files.table_format(file) != "parquet":
+            path, encoding = mend_encoding(path, file, scratch / f"{done}-as-utf-8{path.suffix}")
+            if encoding:
+                encodings[file] = encoding
+                progress.log(f"{file} is in {encoding}, not UTF-8; it was decoded as such.")
+        staged.append(tabular_files.stage(path, file, split, staging))
     table = prepare_table(staged, target, ratios, seed, local.uri, progress)
     if table.num_without_target:
         progress.log(
@@ -200,6 +221,7 @@ def _import_table(
             shards=shards,
             split_rule=table.split_rule,
             source=_source(local, " + ".join(formats), ignored),
+            lineage=Lineage(details={"encodings": encodings} if encodings else {}),
         )
         return publish_version(store, folder, card)
 

@@ -17,6 +17,7 @@ from infra.context import StageContext
 from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import open_dataset
 from infra.datasets.importer import import_source
+from infra.errors import InvalidSourceError
 from infra.settings import load_settings
 from infra.store import open_store
 from tasks._card.repairs import repairs_finding, repairs_section
@@ -296,6 +297,22 @@ def test_a_mended_table_is_a_new_version_that_trains_on_numbers(context: StageCo
     original = pa.concat_tables(open_dataset(context.store, data, context.settings.cache_path).iter_tables("train"))
     assert original.column("_row").to_pylist() == table.column("_row").to_pylist()
     assert repair(data, target="kind", context=context).data == repair(data, target="kind", context=context).data
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_imported_for_repair_and_told(context: StageContext, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "towns.csv"
+    lines = ["town,size,kind", *(f"{'Köln' if n % 2 else 'Nîmes'},{n % 7},{'small' if n % 3 else 'large'}" for n in range(60))]
+    raw = "\n".join(lines).encode(encoding) + (b"\n\x81,1,small" if encoding == "latin-1" else b"")
+    path.write_bytes(raw)
+    with pytest.raises(InvalidSourceError, match="UTF-"):
+        import_source(context.store, str(path), "towns", target="kind")
+    data = import_source(context.store, str(path), "towns", target="kind", mend=True)
+    assert path.read_bytes() == raw
+    table = pa.concat_tables(open_dataset(context.store, data, context.settings.cache_path).iter_tables("train"))
+    assert {"Köln", "Nîmes"} <= set(table.column("town").to_pylist())
+    repaired = repair(data, target="kind", context=context)
+    assert listed(context, repaired)["towns.csv"]["what"] == [f"encoding: read as {encoding}, kept as UTF-8"]
 
 
 def test_a_table_in_order_stays_the_version_that_it_is(context: StageContext, wine_table: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -276,3 +277,52 @@ def test_pretrained_weights_that_are_missing_or_of_another_network_are_refused(w
 def test_more_ranks_than_the_batch_can_feed_are_refused(workplace: Workplace) -> None:
     with pytest.raises(InvalidOptionError, match="batch_size: 3 over 2 worker"):
         on_ranks(2, lambda collectives: workplace.train(SMALL_CNN, "few", collectives=collectives, **{**TINY, "batch_size": 3}))
+
+
+AUGMENTED = [{"name": "warp"}, {"name": "crop"}, {"name": "colour"}, {"name": "mixup"}, {"name": "cutmix", "p": 0.5}]
+
+
+def test_an_augmented_training_that_is_stopped_goes_on_as_if_it_had_not(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**TINY, "epochs": 3, "augment": AUGMENTED, "checkpoint_every_steps": 1}
+    undisturbed = workplace.train(SMALL_CNN, "undisturbed", **options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=6)
+        with pytest.raises(StoppedError):
+            workplace.train(SMALL_CNN, "killed", checkpoints="runs/killed/checkpoints", **options)
+    resumed = workplace.train(SMALL_CNN, "killed", checkpoints="runs/killed/checkpoints", **options)
+    assert [event["message"] for event in events(resumed, "log")] == ["continues from epoch 2 step 2"]
+    assert_equal_weights(undisturbed, resumed)
+    plain = workplace.train(SMALL_CNN, "plain", **{**options, "augment": "none"})
+    assert not all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(undisturbed).items())
+
+
+def test_balanced_class_weights_make_classes_weigh_the_same_in_sum(workplace: Workplace) -> None:
+    from algorithms.engines.augmenting import weigh_classes
+    from algorithms.engines.torch_engine import TorchData
+
+    class Few:
+        labels = np.array([0, 0, 0, 1])
+
+    data: Any = TorchData("class", ["a", "b", "c"], (1,), {"train": Few()})  # type: ignore[dict-item]
+    config: Any = SMALL_CNN.config({"class_weights": "balanced"})
+    ones = weigh_classes(lambda outputs, targets: torch.ones(len(targets)), config, data, torch.device("cpu"))
+    found = ones(torch.zeros(4, 3), torch.tensor([0, 0, 0, 1]))
+    assert found.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
+    plain: Any = SMALL_CNN.config()
+    assert weigh_classes(len, plain, data, torch.device("cpu")) is len  # type: ignore[arg-type, comparison-overlap]
+
+
+def test_the_loss_of_mixed_samples_is_that_of_their_mixed_targets() -> None:
+    from algorithms.engines.augmenting import mixed_loss
+
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    shares = torch.tensor([1.0, 0.3, 0.5, 0.9, 0.0])
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
+
+    hot = torch.nn.functional.one_hot(targets, 3).float()
+    soft = shares[:, None] * hot + (1 - shares[:, None]) * hot.roll(1, 0)
+    torch.testing.assert_close(mixed_loss(loss, outputs, targets, shares), loss(outputs, soft))
+    assert torch.equal(mixed_loss(loss, outputs, targets, None), loss(outputs, targets))

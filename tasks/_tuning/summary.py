@@ -87,7 +87,7 @@ def _trial(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def importance(record: Record, num_complete: int) -> dict[str, float]:
-    """Share of the variance of the metric that each option explains, most first (fANOVA: Hutter et al., ICML 2014); empty for too few trials."""
+    """Share of the variance of the metric that each option explains, most first (fANOVA: Hutter et al., ICML 2014); empty for too few trials, or equal ones."""
     if num_complete < LEAST_FOR_IMPORTANCE:
         return {}
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -95,7 +95,10 @@ def importance(record: Record, num_complete: int) -> dict[str, float]:
     several = len(record.study.directions) > 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = get_param_importances(
-            record.study, evaluator=FanovaImportanceEvaluator(seed=0), target=(lambda trial: trial.values[0]) if several else None
-        )
+        try:
+            found = get_param_importances(
+                record.study, evaluator=FanovaImportanceEvaluator(seed=0), target=(lambda trial: trial.values[0]) if several else None
+            )
+        except RuntimeError:  # fANOVA's word for trials that are all equally good
+            return {}
     return {name: round(float(share), 4) for name, share in found.items() if share == share}

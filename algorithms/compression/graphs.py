@@ -28,6 +28,7 @@ def prepare(model: bytes) -> onnx.ModelProto:
         options.optimized_model_filepath = str(Path(folder) / "model.onnx")
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         simplified = onnx.load(options.optimized_model_filepath)
+    _keep_used_domains(simplified)
     strip(simplified)
     taken: set[str] = set()
     for number, node in enumerate(simplified.graph.node):
@@ -35,6 +36,19 @@ def prepare(model: bytes) -> onnx.ModelProto:
             node.name = f"{node.op_type}-{number}"
         taken.add(node.name)
     return onnx.shape_inference.infer_shapes(simplified, data_prop=True)
+
+
+def _keep_used_domains(model: onnx.ModelProto) -> None:
+    """onnxruntime writes down every operator set that it knows, and its own quantizer then finds the standard one twice."""
+    used = {"" if node.domain == "ai.onnx" else node.domain for node in model.graph.node}
+    kept: dict[str, int] = {}
+    for entry in model.opset_import:
+        name = "" if entry.domain == "ai.onnx" else entry.domain
+        if name in used | {""}:
+            kept.setdefault(name, entry.version)
+    del model.opset_import[:]
+    for name, version in kept.items():
+        model.opset_import.add(domain=name, version=version)
 
 
 def strip(model: onnx.ModelProto) -> None:

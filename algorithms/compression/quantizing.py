@@ -140,6 +140,7 @@ class _Static:
                 extra_options={},
             )
             quantizer.quantize_model()
+            quantizer.model.topological_sort()
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
             raise CompressionError("quantize", f"onnxruntime's quantizer gave up: {type(error).__name__}: {error}") from error
         return _finished(quantizer.model.model)

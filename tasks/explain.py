@@ -24,7 +24,7 @@ class Explained(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artifact: Artifact = Field(description="explain.json (docs/explain.md), timing.json, and of pictures pictures/*.png.")
+    artifact: Artifact = Field(description="explain.json (docs/explain.md), timing.json, and of pictures pictures/*.")
     advice: tuple[Advice, ...] = Field(default=(), description="Warnings first.")
 
 

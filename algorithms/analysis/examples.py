@@ -22,6 +22,8 @@ MOST_DISTURBED = 128
 MOST_VALUES = 12
 _AT_ONCE = 16
 _LEAST_EDGE = 512
+_SMALL = 64  # pictures up to this edge are kept exactly, as PNG
+_QUALITY = 80
 
 
 def worst(looked: Looked) -> list[dict[str, Any]]:
@@ -80,18 +82,19 @@ def draw_pictures(looked: Looked, figures: dict[str, Any], run: Run) -> dict[str
     pixels = _read(looked, wanted)
     (run.output_dir / "pictures").mkdir()
     pictures = {key: shrink(found) for key, found in pixels.items()}
+    kinds = {key: "png" if max(found.shape[:2]) <= _SMALL else "jpg" for key, found in pixels.items()}
     for (split, index), picture in pictures.items():
-        picture.save(run.output_dir / "pictures" / f"{split}-{index}.png")
+        picture.save(run.output_dir / "pictures" / f"{split}-{index}.{kinds[split, index]}", quality=_QUALITY)
     for entry in wanted:
-        entry["picture"] = f"pictures/{entry['split']}-{entry['index']}.png"
+        entry["picture"] = f"pictures/{entry['split']}-{entry['index']}.{kinds[entry['split'], entry['index']]}"
     looked_at = [*figures["worst"], *right]
     found = _saliency(looked, looked_at, pixels, run)
     if found is None:
         return {"method": "", "layer": "", "right": right}
     layer, maps = found
     for entry, heat in zip(looked_at, maps, strict=True):
-        entry["saliency"] = entry["picture"].replace(".png", "-saliency.png")
-        overlay(pictures[entry["split"], entry["index"]], heat).save(run.output_dir / entry["saliency"])
+        entry["saliency"] = "-saliency.".join(entry["picture"].rsplit(".", 1))
+        overlay(pictures[entry["split"], entry["index"]], heat).save(run.output_dir / entry["saliency"], quality=_QUALITY)
     return {"method": "Grad-CAM", "layer": layer, "right": right}
 
 

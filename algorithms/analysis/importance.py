@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,7 @@ def shap_importance(columns: Columns, predict: Predict, seed: int = 0) -> list[d
     Returns:
         ``column``, ``value``; empty if one row alone would take more than ``MOST_SHAP_PREDICTIONS`` predictions.
     """
-    import shap
-
+    shap = _load_shap()
     names = list(columns)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(columns[names[0]]))
@@ -84,3 +84,16 @@ def shap_importance(columns: Columns, predict: Predict, seed: int = 0) -> list[d
     per_column = values.reshape(len(rows), len(names), -1).sum(axis=2).mean(axis=0)
     found = [{"column": name, "value": float(value)} for name, value in zip(names, per_column, strict=True)]
     return sorted(found, key=lambda entry: (-entry["value"], entry["column"]))
+
+
+def _load_shap() -> ModuleType:
+    """``shap`` without its compiled loops: compiling them takes longer than they take here as they are."""
+    import numba
+
+    before = numba.config.DISABLE_JIT
+    numba.config.DISABLE_JIT = True
+    try:
+        import shap
+    finally:
+        numba.config.DISABLE_JIT = before
+    return shap

@@ -42,7 +42,7 @@ def underfitting(figures: Figures) -> Advice | None:
         rule="underfitting",
         severity="info",
         text=f"Not learned to the end: the loss still fell by {training['late_fall']:.0%} in the last tenth of the training. "
-        "Train longer (raise epochs), or use a larger model.",
+        "Train longer (more epochs or rounds), or use a larger model.",
     )
 
 

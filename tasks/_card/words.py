@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 
+from algorithms.analysis.intervals import wilson as wilson  # among the words of a card
 from tasks._card.svg import number
 
 
@@ -46,12 +46,6 @@ def moment(iso: str) -> str:
 def short(digest: str) -> str:
     """The first 12 characters of a digest: enough for people."""
     return digest[:12]
-
-
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share that was measured on ``n`` samples (Wilson 1927); holds near 0 and 1 too."""
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max((centre - spread) / (1 + z * z / n), 0.0), min((centre + spread) / (1 + z * z / n), 1.0)
 
 
 METRIC_NAMES = {

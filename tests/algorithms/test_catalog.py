@@ -16,7 +16,7 @@ from infra.errors import UnknownAlgorithmError, UserCodeError
 
 IMAGE_NAMES = {"small-cnn", "resnet18", "resnet50", "mobilenetv3-small", "efficientnet-b0"}
 NEEDED: dict[str, dict[str, str]] = {"image": {}, "table": {"target": "label"}}  # what nobody can know but the user
-TABLE_NAMES = {"linear", "random-forest", "xgboost", "lightgbm", "mlp"}
+TABLE_NAMES = {"linear", "random-forest", "xgboost", "lightgbm", "mlp", "ensemble"}
 
 
 def test_the_catalogue_is_what_was_promised() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from algorithms.tables.family import Learning
 from algorithms.tables.random_forest import Forest
 
-TREES_A_STEP = 50
+TREES_A_STEP = 25
 
 
 def fit_left_out(learning: Learning, config: Any, *, extra: bool, deadline: float) -> tuple[Forest, NDArray[np.float64]]:

@@ -115,7 +115,7 @@ def gather(inputs: RunCardInputs, *, context: StageContext) -> CardData:
         environment={**inputs.environment, **seed},
         stages=inputs.stages,
         command=inputs.command,
-        sections=extra_sections(store, inputs.extras, inputs.validation),
+        sections=extra_sections(store, inputs.extras, inputs.validation, inputs.trained),
     )
 
 

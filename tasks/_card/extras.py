@@ -6,12 +6,12 @@ from typing import Any
 
 from infra.artifacts import Artifact
 from infra.store import Store
-from tasks._card import compression, duplicates, gallery, repairs, tuning
+from tasks._card import compression, duplicates, ensemble, explain, gallery, repairs, tuning
 from tasks._card.gather import ArtifactFiles
 from tasks._card.model import Section
 
 
-def extra_sections(store: Store, extras: Any, validation: Artifact | None) -> list[Section]:
+def extra_sections(store: Store, extras: Any, validation: Artifact | None, trained: Artifact | None) -> list[Section]:
     """Sections of what there is; ``extras`` is ``tasks.report.CardExtras``."""
     found: list[Section] = []
     if validation is not None:
@@ -23,10 +23,19 @@ def extra_sections(store: Store, extras: Any, validation: Artifact | None) -> li
     if extras.study is not None:
         study = ArtifactFiles(store, extras.study).json("study.json")
         found.append(Section(after="validation", id="tuning", title="Tuning", finding=tuning.finding(study), body=tuning.body(study)))
+    if trained is not None and "ensemble.json" in (files := ArtifactFiles(store, trained)):
+        content = files.json("ensemble.json")
+        finding, body = ensemble.finding(content), ensemble.ensemble_section(content)
+        found.append(Section(after="training", id="ensemble", title="Ensemble", finding=finding, body=body))
     if extras.compression is not None:
         table = ArtifactFiles(store, extras.compression).json("compression.json")
         finding, body = compression.finding(table), compression.compression_section(table)
         found.append(Section(after="evaluation", id="compression", title="Compression", finding=finding, body=body))
+    if extras.explained is not None:
+        files = ArtifactFiles(store, extras.explained)
+        figures = files.json("explain.json")
+        finding, body = explain.explain_finding(figures), explain.explain_section(figures, files.read)
+        found.append(Section(after="evaluation", id="explain", title="A closer look", finding=finding, body=body))
     return found
 
 

@@ -87,8 +87,8 @@ def tune(
 ) -> Tuned:
     """Run the trials that the study does not have yet, and choose.
 
-    The objective is the metric on the valid split of the weights that a training keeps; the test split is never looked at. The model of the
-    winning trial is put where the training stage looks for it, so that the final training with these options costs nothing.
+    The objective is the metric on the valid split of the weights that a training keeps; the test split is never looked at. With one worker the
+    model of the winning trial is put where the training stage looks for it, so that the final training with these options costs nothing.
 
     Args:
         config: all options; where they lie in the search space they are the first trial.
@@ -193,7 +193,8 @@ def _conclude(
     best = trials[chosen.number]
     params = from_optuna(plan.space, best.params)
     config = find_algorithm(plan.algorithm).config({**plan.config, **params}).model_dump(mode="json")
-    _adopt(plan, config, search.output(chosen.number), data, context)
+    if context.workers == 1:  # with more, the final training has them all
+        _adopt(plan, config, search.output(chosen.number), data, context)
     document = study_document(plan, search.record, chosen, settings)
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
         (Path(scratch) / "study.json").write_text(json.dumps(document, indent=1))

@@ -15,7 +15,7 @@ from infra.context import StageContext
 from infra.registry import Registry
 from tests.runs import QUICK
 
-STAGES = ["import", "validate", "train", "evaluate", "package", "register", "report"]
+STAGES = ["import", "validate", "train", "evaluate", "package", "explain", "register", "report"]
 
 
 def states(result: Any) -> dict[str, str]:
@@ -42,6 +42,47 @@ def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached
     second = pipeline(**call)
     assert set(states(second).values()) == {"cached"}
     assert (second.version, second.metrics) == (1, first.metrics)
+
+
+def test_options_are_searched_and_the_model_is_made_small_in_one_run(shared_services: Path, few_digits: Path, prefect_api: str) -> None:
+    call: dict[str, Any] = {
+        "algorithm": "image-classification/small-cnn",
+        "data": str(few_digits),
+        "name": "small",
+        "workers": 2,
+        "options": {"epochs": QUICK["epochs"]},
+        "trials": 2,
+        "space": {"learning_rate": "0.001..0.01 log"},
+        "compress": "quantize",
+    }
+    first = pipeline(**call)
+
+    assert [stage.name for stage in first.stages] == [*STAGES[:2], "tune", *STAGES[2:5], "compress", *STAGES[5:]]
+    assert first.trials is not None
+    assert first.trials["number"] == 2
+    assert "epochs" not in first.trials["best_parameters"], "it was set by hand"
+    assert first.compression is not None
+    sizes = {row["name"]: row["size_bytes"] for row in first.compression["rows"]}
+    assert sizes["int8"] * 2.5 < sizes["fp32"]
+    assert first.compression["chosen"] in sizes
+    history = json.loads(next(shared_services.glob("runs/*/trained/history.json")).read_text())
+    assert history["world_size"] == 2, "the final training has all the workers that were asked for"
+    card = Path(first.run_card).read_text()
+    for section in ("augmentation", "tuning", "compression", "explain"):
+        assert f'<section id="{section}">' in card
+    shown = {artifact["key"] for artifact in httpx.post(f"{prefect_api}/artifacts/filter", json={}, timeout=10).json()}
+    assert "small-augmentation" in shown
+
+    second = pipeline(**call)
+    assert set(states(second).values()) == {"cached"}
+    assert second.compression == first.compression
+
+
+def test_more_samples_are_a_version_of_their_own(shared_services: Path, wine_table: Path) -> None:
+    call: dict[str, Any] = {"algorithm": "tabular-classification/linear", "data": str(wine_table), "options": {"target": "kind"}}
+    plain, larger = pipeline(**call), pipeline(**call, expand=2)
+    assert states(larger)["augment"] == "completed"
+    assert larger.dataset != plain.dataset
 
 
 def test_a_table_run_goes_through_the_same_flow(shared_services: Path, wine_table: Path) -> None:

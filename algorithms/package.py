@@ -95,10 +95,16 @@ def write_package(
     write_description(folder, description)
 
 
-def record_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Put the metrics of the package on the test split into its ``package.json``; JSON values, no NaN."""
+def record_metrics(folder: Path, metrics: Mapping[str, Any], parity: Mapping[str, float] | None = None) -> None:
+    """Put what was measured of the package into its ``package.json``; JSON values, no NaN.
+
+    Args:
+        metrics: on the test split.
+        parity: ``largest_difference`` from the trained model that ``check_parity`` found, and the ``tolerance`` it was held to.
+    """
     description = read_description(folder)
-    write_description(folder, {**description, "metrics": dict(metrics)})
+    compared = {} if parity is None else {"parity": dict(parity)}
+    write_description(folder, {**description, "metrics": dict(metrics), **compared})
 
 
 def _opset(model: bytes) -> dict[str, int]:

@@ -235,6 +235,18 @@ def _print_versions(versions: list[ModelVersion], otherwise: str) -> None:
     _print_table(table)
 
 
+def _card(version: ModelVersion) -> str:
+    """Where the run card lies, as `atelier run` says it."""
+    from infra.settings import load_settings
+    from infra.store import open_store
+
+    if not version.run_card:
+        return ""
+    store = open_store(load_settings().workspace_uri)
+    path = store.local_path(version.run_card)
+    return f"{path if path is not None else f'{store.uri}/{version.run_card}'}/index.html"
+
+
 def _print_version(version: ModelVersion, folder: Path, description: dict[str, Any]) -> None:
     table = _table("", "")
     rows = {
@@ -247,7 +259,7 @@ def _print_version(version: ModelVersion, folder: Path, description: dict[str, A
         "preprocessing": str(description.get("preprocessing", {}).get("summary", "")),
         "tags": ", ".join(f"{key}={value}" for key, value in version.tags.items()),
         "package": str(folder),
-        "run card": version.run_card,
+        "run card": _card(version),
         "MLflow run": version.run_id,
         **{name: f"{value:.6g}" for name, value in version.metrics.items()},
     }

@@ -71,7 +71,7 @@ def predict_inputs(package: Package, inputs: Iterable[str]) -> Iterator[dict[str
             continue
         path = Path(text)
         if not path.is_dir():
-            yield from package.iter_predict([text])
+            yield from _of_file(package, path, text)
         elif files := _files_of(path, package.is_image):
             yield from package.iter_predict(files)
         else:
@@ -79,6 +79,22 @@ def predict_inputs(package: Package, inputs: Iterable[str]) -> Iterator[dict[str
                 "input": text,
                 "error": f"there are no {'pictures' if package.is_image else 'CSV, JSON Lines or Parquet files'} in this folder",
             }
+
+
+def _of_file(package: Package, path: Path, text: str) -> Iterator[dict[str, Any]]:
+    """Predictions of one file; one that holds nothing, or a table where a picture is wanted, says so."""
+    from algorithms._package_tables import TABLE_SUFFIXES
+
+    if package.is_image and path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        yield {"input": text, "error": "this model takes pictures, not tables"}
+        return
+    results = package.iter_predict([text])
+    first = next(results, None)
+    if first is not None:
+        yield first
+        yield from results
+    else:
+        yield {"input": text, "error": "there are no rows in it"}
 
 
 def _files_of(folder: Path, pictures: bool) -> list[Path]:
@@ -153,7 +169,8 @@ def _print(results: list[dict[str, Any]], model: str, output: Path | None) -> No
     num_failed = sum("error" in result for result in results)
     more = f"  ({len(results) - _SHOWN:,} more; --output or --json for all)" if len(results) > _SHOWN else ""
     failed = f", {num_failed:,} could not be predicted" if num_failed else ""
-    console.print(f"\n{model}: {len(results):,} inputs{failed}{more}" + (f"; written to {output}" if output else ""), style="dim")
+    told = f"{len(results):,} {'input' if len(results) == 1 else 'inputs'}{failed}{more}"
+    console.print(f"\n{model}: {told}" + (f"; written to {output}" if output else ""), style="dim")
 
 
 def _write(path: Path, results: list[dict[str, Any]]) -> None:

@@ -82,7 +82,7 @@ def show_result(result: RunResult) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     numbers = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
     shown = [key for key in ("accuracy", "f1_macro", "auc", "log_loss", "rmse", "mae", "r2") if key in numbers]
-    aliases = "".join(f"@{alias}" for alias in result.aliases)
+    aliases = " ".join(f"@{alias}" for alias in result.aliases)
     console.print(f"\n[bold]{escape(result.model)}[/] version {result.version} {aliases}  [dim]{escape(result.decision)}[/]")
     table = Table(box=None, pad_edge=False)
     table.add_column("test split")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from infra._files import CHUNK, STAGING, check_key, folder_error, save, sync_file, sync_folder, write_synced
-from infra.errors import ArtifactNotFoundError, AtelierError
+from infra.errors import ArtifactNotFoundError, AtelierError, StoreAccessError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
 _CONTENT = "content"  # in each folder below STAGING
@@ -113,6 +113,8 @@ class FolderStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         check_key(prefix, prefix=True)
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreAccessError(self.uri, "it is a file, not a folder", "Set ATELIER_WORKSPACE to a folder or to s3://bucket/prefix.")
         folder = prefix.rpartition("/")[0]
         found: list[str] = []
         with self._errors(prefix):

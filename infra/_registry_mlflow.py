@@ -5,6 +5,7 @@ Reads of the embedded SQLite database go through ``infra._registry_sqlite`` inst
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -97,6 +98,7 @@ class MlflowBackend:
     def _make_database(self, database: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # the migrations tell of each step, whatever the variable above says
         store = SqlAlchemyStore(f"sqlite:///{database}", self._artifacts.as_uri())
         store.engine.dispose()
 

@@ -55,6 +55,19 @@ def check_name(name: str) -> str:
     )
 
 
+def check_alias(alias: str) -> str:
+    """The alias itself, if a version may be called so.
+
+    Raises:
+        InvalidOptionError: otherwise; MLflow keeps ``latest``, and ``v`` with a number, for itself.
+    """
+    if not _NAME.fullmatch(alias):
+        raise InvalidOptionError("an alias", [f"{alias!r}: allowed are a-z, 0-9, '-', '_' and '.', a letter or digit first, at most 100"])
+    if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        raise InvalidOptionError("an alias", [f"{alias!r} always means a version by its number"], "Take another word, such as 'stable'.")
+    return alias
+
+
 def parse_ref(ref: str) -> tuple[str, str | int | None]:
     """``name``, and the alias of ``name@alias``, the number of ``name/3``, or None.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from infra._registry_ledger import Ledger, aliases_of
 from infra._registry_log import whoami
 from infra._registry_search import matches
-from infra._registry_version import ModelVersion, check_name, figures, iso, now, parse_ref
+from infra._registry_version import ModelVersion, check_alias, check_name, figures, iso, now, parse_ref
 from infra._registry_zip import pack, unpack
 from infra.artifacts import Artifact, fetch, publish
 from infra.errors import InvalidOptionError, ModelNotFoundError
@@ -188,7 +188,7 @@ class Registry:
         Raises:
             ModelNotFoundError: no such version.
         """
-        check_name(alias)
+        check_alias(alias)
         with self._ledger.changing(name):
             found = self.get(f"{name}/{version}")
             before = aliases_of(self._ledger.read(name)).get(alias)

@@ -143,7 +143,7 @@ def _several_labels(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The labels of every picture that has more than one, by its digest."""
     pairs = frame[["sha256", "label"]].drop_duplicates()
     pairs = pairs[pairs.duplicated("sha256", keep=False)]
-    return pairs.groupby("sha256")["label"].agg(list).to_dict()
+    return {str(sha): list(group) for sha, group in pairs.groupby("sha256")["label"]}
 
 
 def _leaks(frame: pd.DataFrame) -> pd.Series:

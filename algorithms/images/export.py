@@ -68,8 +68,9 @@ def write_picture_package(config: ImageClassificationConfig, dataset: Dataset, t
     pixels, reference = _parity_samples(config, trained)
     sizes = (1, min(8, len(pixels)))
     run.report({"kind": "progress", "phase": "parity"})
-    package.check_parity(run.output_dir, pixels, reference, batch_sizes=sizes, tolerance=_PARITY_TOLERANCE)
-    package.record_metrics(run.output_dir, _judge_package(trained, run))
+    difference = package.check_parity(run.output_dir, pixels, reference, batch_sizes=sizes, tolerance=_PARITY_TOLERANCE)
+    parity = {"largest_difference": difference, "tolerance": _PARITY_TOLERANCE}
+    package.record_metrics(run.output_dir, _judge_package(trained, run), parity)
 
 
 def _describe(config: ImageClassificationConfig) -> dict[str, Any]:

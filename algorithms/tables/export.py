@@ -64,7 +64,8 @@ def export_table(
     )
     sample = parity_rows(data, plan, target)
     reference = predict(plan.transform(sample))
-    difference = check_parity(folder, plan.raw(sample), reference, BATCH_SIZES, _tolerance(target, reference))
+    tolerance = _tolerance(target, reference)
+    difference = check_parity(folder, plan.raw(sample), reference, BATCH_SIZES, tolerance)
     run.report(
         {
             "kind": "log",
@@ -73,7 +74,7 @@ def export_table(
     )
     package = Package.load(folder, providers=["CPUExecutionProvider"], threads=run.spec.threads, verify=False)
     judged = predict_split(data, "test", plan, target, lambda table: package.predict_arrays(plan.raw(table), batch_size=4096))
-    record_metrics(folder, judged.metrics())
+    record_metrics(folder, judged.metrics(), {"largest_difference": difference, "tolerance": tolerance})
 
 
 def _tolerance(target: Target, reference: NDArray[Any]) -> float:

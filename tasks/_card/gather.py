@@ -123,6 +123,10 @@ def validation_part(files: ArtifactFiles, artifact: Artifact, card_key: str) -> 
 def _expectation(entry: Mapping[str, Any]) -> m.ExpectationRow:
     column, kwargs = str(entry.get("column") or ""), dict(entry.get("kwargs") or {})
     name = entry["type"].removeprefix("expect_").removeprefix("column_").replace("_", " ")
+    table = str(entry.get("table") or "samples")
+    name = name.replace("table row count", f"number of {table}")
+    if column and table != "samples":  # a row of such a table is a class, or a column of the data
+        column = f"{'class' if table == 'classes' else 'column'}: {column}"
     limits = [_shown(kwargs[key]) for key in ("min_value", "max_value") if key in kwargs]
     if {"min_value", "max_value"} <= kwargs.keys() and None not in (kwargs["min_value"], kwargs["max_value"]):
         name += f" {limits[0]} and {limits[1]}"

@@ -173,7 +173,7 @@ def test_predict_prints_label_and_scores_of_files_and_folders(full: Registry, ca
     status, out, _ = call(capsys, "predict", "colours/1", one)
     assert status == 0
     assert "green" in out
-    assert "colours/1 @champion: 1 inputs" in out
+    assert "colours/1 @champion: 1 input" in out
 
 
 def test_the_exit_status_tells_how_much_was_predicted(full: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -243,3 +243,30 @@ def test_predict_imports_neither_torch_nor_mlflow_nor_prefect(full: Registry, tm
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["label"] == "green"
     assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize("alias", ["latest", "v2", "Live", "a b"])
+def test_an_alias_that_means_something_else_is_refused(full: Registry, capsys: pytest.CaptureFixture[str], alias: str) -> None:
+    status, out, err = call(capsys, "models", "promote", "colours/2", "--alias", alias)
+    assert (status, out) == (2, "")
+    assert repr(alias) in err
+    assert full.get("colours/2").aliases == ["challenger"]
+
+
+def test_predict_says_why_there_is_nothing_to_predict(full: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "t.csv"
+    empty.write_text("size,count,kind\n")
+    for model, why in (("sums", "no rows"), ("colours", "pictures, not tables")):
+        status, out, _ = call(capsys, "predict", model, empty, "--json")
+        assert status == 2
+        assert why in json.loads(out)[0]["error"]
+
+
+def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("ATELIER_WORKSPACE", str(tmp_path / "file"))
+    load_settings.cache_clear()
+    for command in (["models", "list"], ["data", "list"]):
+        status, out, err = call(capsys, *command)
+        assert (status, out) == (2, "")
+        assert "it is a file, not a folder" in err

@@ -14,7 +14,11 @@ from infra.datasets.card import DatasetRef
 from infra.errors import UserCodeError
 from tests.algorithms.tables.conftest import Runs
 
-QUICK: dict[str, dict[str, Any]] = {"mlp": {"epochs": 15, "hidden": [16], "batch_size": 32}, "lightgbm": {"num_rounds": 30, "min_samples_leaf": 5}, "linear": {}}
+QUICK: dict[str, dict[str, Any]] = {
+    "mlp": {"epochs": 15, "hidden": [16], "batch_size": 32},
+    "lightgbm": {"num_rounds": 30, "min_samples_leaf": 5},
+    "linear": {},
+}
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def main() -> None:
                 value, seconds = accuracy(store, data, policy, seed, given.epochs, given.threads)
                 found[policy].append(value)
                 took[policy].append(seconds)
+            print(f"seed {seed}: " + ", ".join(f"{policy} {found[policy][-1]:.4f}" for policy in policies), flush=True)
     print(
         f"{given.pictures} training pictures a class, {given.seeds} seeds, {given.epochs} epochs; torch {version('torch')}, "
         f"torchvision {version('torchvision')}, {given.threads} thread(s)"

@@ -77,7 +77,7 @@ def _between(table: pa.Table, target: str | None, wanted: Mapping[str, int], rng
     Raises:
         InvalidOptionError: no columns of numbers, or a class with a single row.
     """
-    from imblearn.over_sampling import SMOTE
+    from imblearn.over_sampling import SMOTE  # type: ignore[import-untyped]
     from sklearn.neighbors import NearestNeighbors
 
     names, labels = _numbers(table, target), _labels(table, target, wanted)

@@ -48,10 +48,11 @@ def mend_picture(path: str, data: bytes | None, largest: int = LARGEST_SIDE) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                form = str(picture.format)
+            with Image.open(io.BytesIO(data)) as file:
+                form = str(file.format)
                 repairs: list[str] = []
-                lost = _load(picture, largest)
+                lost = _load(file, largest)
+                picture: Image.Image = file
                 if lost:
                     recovered = _recover(data)
                     if recovered is None:

@@ -164,9 +164,9 @@ def count_column(column: pa.ChunkedArray, rows: Sequence[int]) -> _Counts:
                 found.numbers[style] += count
                 if str(number) not in (text, f"{text}.0"):
                     found.number_examples = [*found.number_examples, (text, f"{number:g}")][:3]
-    for style, texts in unread.items():
+    for written, texts in unread.items():
         if len(texts) <= MOST_LISTED:
-            found.lost[style] = [(row, texts[code]) for row, code in zip(rows, codes, strict=True) if code in texts][:MOST_LISTED]
+            found.lost[written] = [(row, texts[code]) for row, code in zip(rows, codes, strict=True) if code in texts][:MOST_LISTED]
     return found
 
 

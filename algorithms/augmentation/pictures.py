@@ -122,7 +122,7 @@ def _transform(step: s.Step, size: int | tuple[int, int]) -> Callable[[torch.Ten
         case s.Crop():
             return v2.RandomResizedCrop(size, scale=step.scale, ratio=step.ratio, antialias=True)
         case s.Affine():
-            shear, moved = step.shear or None, step.translate
+            shear, moved = step.shear or None, (step.translate, step.translate)
             return v2.RandomAffine(step.degrees, translate=moved, scale=step.scale, shear=shear, interpolation=smooth)
         case s.Rotation():
             return v2.RandomRotation(step.degrees, interpolation=smooth)

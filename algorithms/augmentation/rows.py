@@ -83,7 +83,7 @@ def _smote(plan: ColumnPlan, features: Floats, labels: NDArray[Any], seed: int) 
         raise InvalidOptionError(
             "training", ["augment: smote needs two rows of a class to make one between them; the rarer classes have one each"]
         )
-    from imblearn.over_sampling import SMOTE
+    from imblearn.over_sampling import SMOTE  # type: ignore[import-untyped]
 
     least = min(int(count) for label, count in zip(found, counts, strict=True) if int(label) in wanted)
     filled = np.where(np.isnan(features), _medians(features), features)

@@ -69,13 +69,9 @@ class Affine(Step):
 
     name: Literal["affine"] = "affine"
     degrees: Degrees = 15.0
-    translate: tuple[Share, Share] = Field(default=(0.1, 0.1), description="Furthest shift across and down.")
+    translate: Share = Field(default=0.1, description="Furthest shift, as a share of the side.")
     scale: tuple[float, float] = (0.9, 1.1)
     shear: Degrees = 5.0
-
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> Step:
-        return self  # ``translate`` is two bounds, not a range
 
 
 class Rotation(Step):

@@ -37,8 +37,22 @@ def mixed_loss(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, shares:
 
 def weigh_classes(loss: Loss, config: Any, data: TorchData, device: torch.device) -> Loss:
     """The loss, times the weight of each sample's class if ``class_weights`` is balanced: 1 on average, and classes weigh the same in sum."""
-    if data.target != "class" or getattr(config, "class_weights", "none") == "none":
-        return loss
-    counts = torch.bincount(torch.as_tensor(data.samples["train"].labels), minlength=len(data.classes))
+    wanted = data.target == "class" and getattr(config, "class_weights", "none") == "balanced"
+    return _weighed(loss, data, "train", device) if wanted else loss
+
+
+def judging_loss(loss: Loss, config: Any, data: TorchData, device: torch.device) -> Loss:
+    """The loss by which epochs are compared: where training gives rare classes more weight, they weigh as much in judging.
+
+    Accuracy would choose the epoch that sees the frequent classes alone.
+    """
+    balances = getattr(config, "class_weights", "none") == "balanced" or getattr(config, "augment", "none") == "smote"
+    valid = data.samples.get("valid")
+    wanted = data.target == "class" and balances and valid is not None and len(valid) > 0
+    return _weighed(loss, data, "valid", device) if wanted else loss
+
+
+def _weighed(loss: Loss, data: TorchData, split: str, device: torch.device) -> Loss:
+    counts = torch.bincount(torch.as_tensor(data.samples[split].labels), minlength=len(data.classes))
     weights = (counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))).float().to(device)
     return lambda outputs, targets: loss(outputs, targets) * weights[targets]

@@ -20,7 +20,7 @@ from torch import nn
 
 from algorithms.compression.distilling import Teacher
 from algorithms.engines import batches, checkpoints, optimizers
-from algorithms.engines.augmenting import BatchAugment, mixed_loss, weigh_classes
+from algorithms.engines.augmenting import BatchAugment, judging_loss, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
 from algorithms.engines.losses import make_loss
@@ -71,6 +71,7 @@ class Training:
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.loss = make_loss(config, data)
         self.training_loss = weigh_classes(self.loss, config, data, device)
+        self.judging_loss = judging_loss(self.loss, config, data, device)
         self.optimizer = optimizers.make_optimizer(config, model)
         self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
         self.buckets = GradientBuckets(model, self.collectives)
@@ -188,7 +189,7 @@ class Training:
                 self.prepare,
                 valid_reader,
                 self.data,
-                self.loss,
+                self.judging_loss,
                 self.collectives,
                 precision=self.precision,
                 batch_size=max(32, self.config.batch_size // self.collectives.size // self.config.accumulation),
@@ -207,12 +208,17 @@ class Training:
         self.saver.after_epoch()
 
     def _is_best(self) -> bool:
-        """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is."""
+        """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is.
+
+        By the loss alone where classes are balanced.
+        """
         name = f"valid_{self.metric}"
         if not self.at.best_epoch or name not in self.at.epochs[-1]:
             return True
         sign = 1 if self.higher else -1
         now, best = self.at.epochs[-1], self.at.epochs[self.at.best_epoch - 1]
+        if self.judging_loss is not self.loss:
+            return now["valid_loss"] < best["valid_loss"]
         return (sign * now[name], -now["valid_loss"]) > (sign * best[name], -best["valid_loss"])
 
     def _history(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Measure = Literal["latency", "size"]
 LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 
 # What every trial loads; engines name the rest (``modules``).
-_COMMON = ("numpy", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
+_COMMON = ("numpy", "pandas", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
 
 
 class TrialSpec(BaseModel):

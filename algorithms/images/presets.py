@@ -32,7 +32,7 @@ def image_engine(build_model: Callable[[Any, TorchData], nn.Module], *modules: s
         write_package=export.write_picture_package,
         list_expectations=list_expectations,
         model_arguments=models.model_arguments,
-        family_modules=("algorithms.images.preprocess", *modules),
+        family_modules=("PIL.Image", "algorithms.images.preprocess", *modules),
     )
 
 

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -106,15 +107,21 @@ def ours(given: argparse.Namespace) -> None:
         return
 
 
-def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> tuple[float, float, int]:
-    """Seconds from start to the last line of a side, the best accuracy, and how many trials had ended."""
+def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> tuple[float, float, float, int]:
+    """Of a side: seconds from its start to its last line, CPU seconds of all its processes, best accuracy, how many trials had ended."""
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
     begin = time.time()
     command += ["--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return lines[-1]["time"] - begin, max(line["value"] for line in lines), lines[-1].get("step", len(lines))
+    return lines[-1]["time"] - begin, _cpu_s() - cpu, max(line["value"] for line in lines), lines[-1].get("step", len(lines))
+
+
+def _cpu_s() -> float:
+    """CPU time of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -138,10 +145,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-tuning-") as scratch:
             folder = Path(scratch)
             prepare(folder)
-            plain_s, goal, _ = side("plain", folder, seed, given.trials, given)
-            our_s, best, num = side("ours", folder, seed, 2 * given.trials, given, goal)
+            plain_s, plain_cpu, goal, _ = side("plain", folder, seed, given.trials, given)
+            our_s, our_cpu, best, num = side("ours", folder, seed, 2 * given.trials, given, goal)
         rows.append((plain_s, our_s))
         reached = "reached" if best >= goal else f"NOT reached: {best:.4f}"
+        print(f"        CPU: plain {plain_cpu:.1f} s, ours {our_cpu:.1f} s")
         print(
             f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials",
             flush=True,

@@ -111,7 +111,7 @@ def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namesp
     """Of a side: seconds from its start to its last line, CPU seconds of all its processes, best accuracy, how many trials had ended."""
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
-    begin = time.time()
+    begin, cpu = time.time(), _cpu_s()
     command += ["--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -149,9 +149,9 @@ def main() -> None:
             our_s, our_cpu, best, num = side("ours", folder, seed, 2 * given.trials, given, goal)
         rows.append((plain_s, our_s))
         reached = "reached" if best >= goal else f"NOT reached: {best:.4f}"
-        print(f"        CPU: plain {plain_cpu:.1f} s, ours {our_cpu:.1f} s")
         print(
-            f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials",
+            f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials; "
+            f"CPU: plain {plain_cpu:.0f} s, ours {our_cpu:.0f} s",
             flush=True,
         )
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]

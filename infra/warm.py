@@ -184,7 +184,7 @@ class WarmJobs:
         try:
             if self._futures:
                 self.client.cancel(list(self._futures.values()))
-                self._wait_until_gone({future.key for number, future in self._futures.items() if number in self._addresses})
+                self._wait_until_gone({str(future.key) for number, future in self._futures.items() if number in self._addresses})
             self.client.run(end_idle, self._topic, on_error="ignore")
         finally:
             self.client.unsubscribe_topic(self._topic)

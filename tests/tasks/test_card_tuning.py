@@ -59,6 +59,8 @@ def test_the_finding_counts_and_compares() -> None:
     assert "2 complete trials, 1 pruned, 1 failed" in words
     assert "Best accuracy 0.95; the options it began with reach 0.8." in words
 
+    assert "Chosen: accuracy 0.95" in finding(_two())
+
 
 def test_the_history_shows_each_trial_and_the_best_so_far() -> None:
     chart = str(history_chart(_study()))

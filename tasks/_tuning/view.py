@@ -19,7 +19,7 @@ RUNG = "completed_rung_"  # what Optuna's successive halving notes at a trial wh
 
 
 def lag(parallel: int) -> int:
-    """How many trials back a trial looks: at least as many as run at a time, and a few more, so that short ones need not wait for a long one."""
+    """How many trials back a trial looks: as many as run at a time, and a few more, so that short ones need not wait for a long one."""
     return parallel + max(2, parallel // 4) if parallel > 1 else 1
 
 

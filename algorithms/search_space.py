@@ -162,6 +162,14 @@ def inside(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in space and contains(space[name], value)}
 
 
+def in_words(found: Range) -> str:
+    """A range as a user would write it."""
+    if isinstance(found, Choice):
+        return json.dumps(list(found.values))
+    step = f" step {found.step}" if isinstance(found, Int) and found.step != 1 else ""
+    return f"{found.low:g}..{found.high:g}{' log' if found.log else ''}{step}"
+
+
 def contains(found: Range, value: Any) -> bool:
     """Whether a range allows a value."""
     if isinstance(found, Choice):

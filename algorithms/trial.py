@@ -21,7 +21,7 @@ Measure = Literal["latency", "size"]
 LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 
 # What every trial loads; engines name the rest (``modules``).
-_COMMON = ("numpy", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
+_COMMON = ("numpy", "pandas", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
 
 
 class TrialSpec(BaseModel):
@@ -71,7 +71,7 @@ def _trial(spec: TrialSpec, report: Callable[[Event], None]) -> None:
 def best_value(history: dict[str, Any]) -> float | None:
     """The validation metric of the model that a training kept, from its ``history.json``; None without a valid split."""
     name = f"valid_{history['metric']}"
-    kept = next((entry for entry in history["epochs"] if entry["epoch"] == history["best_epoch"]), {})
+    kept: dict[str, Any] = next((entry for entry in history["epochs"] if entry["epoch"] == history["best_epoch"]), {})
     return float(kept[name]) if name in kept else None
 
 

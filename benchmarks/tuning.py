@@ -1,6 +1,6 @@
 """What parallel trials and pruning save: ours against plain Optuna, one trial after the other, in one run.
 
-    python benchmarks/tuning.py [--seeds 5] [--trials 24] [--epochs 14]
+    python benchmarks/tuning.py [--seeds 5] [--trials 24] [--epochs 14] [--image-size 16]
 
 Both tune small-cnn on the digits over the same space, with TPE, the same seeds and the same first trial (the preset's own options); each side is
 a process of its own, timed from its start, on data that is imported already:
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,13 +39,13 @@ def prepare(folder: Path) -> None:
     (folder / "ref.json").write_text(ref.model_dump_json())
 
 
-def options(epochs: int) -> dict[str, Any]:
+def options(given: argparse.Namespace) -> dict[str, Any]:
     from algorithms.catalog import find_algorithm
 
-    return find_algorithm(ALGORITHM).config({"epochs": epochs}).model_dump(mode="json")
+    return find_algorithm(ALGORITHM).config({"epochs": given.epochs, "image_size": given.image_size}).model_dump(mode="json")
 
 
-def plain(folder: Path, seed: int, trials: int, epochs: int) -> None:
+def plain(given: argparse.Namespace) -> None:
     """Plain Optuna; prints time and accuracy as each trial ends."""
     import optuna
 
@@ -59,9 +60,10 @@ def plain(folder: Path, seed: int, trials: int, epochs: int) -> None:
     from tasks._tuning.plan import distributions, from_optuna, to_optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder, seed = given.folder, given.seeds
     store = open_store(str(folder))
     data = DatasetRef.model_validate_json((folder / "ref.json").read_text())
-    preset, config = find_algorithm(ALGORITHM), options(epochs)
+    preset, config = find_algorithm(ALGORITHM), options(given)
     space = narrow(preset, config, {})
     cores = len(os.sched_getaffinity(0))
 
@@ -79,10 +81,10 @@ def plain(folder: Path, seed: int, trials: int, epochs: int) -> None:
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial({name: to_optuna(space[name], value) for name, value in default_values(preset, config, space).items()})
-    study.optimize(objective, n_trials=trials)
+    study.optimize(objective, n_trials=given.trials)
 
 
-def ours(folder: Path, seed: int, trials: int, epochs: int, goal: float) -> None:
+def ours(given: argparse.Namespace) -> None:
     """``tasks.tune``; prints time and best accuracy as each trial ends, and stops when that is the goal."""
     from infra.context import StageContext
     from infra.datasets.card import DatasetRef
@@ -94,25 +96,32 @@ def ours(folder: Path, seed: int, trials: int, epochs: int, goal: float) -> None
     def listen(event: dict[str, Any]) -> None:
         if event["kind"] == "progress" and "metric" in event:
             print(json.dumps({"time": time.time(), "value": event["metric"], "step": event["step"]}), flush=True)
-            if event["metric"] >= goal:
+            if event["metric"] >= given.goal:
                 raise GoalReached
 
-    data = DatasetRef.model_validate_json((folder / "ref.json").read_text())
+    data = DatasetRef.model_validate_json((given.folder / "ref.json").read_text())
     try:
         with StageContext.open(report=listen) as context:
-            tune(ALGORITHM, options(epochs), data, TuneSettings(trials=trials, seed=seed), context=context)
+            tune(ALGORITHM, options(given), data, TuneSettings(trials=given.trials, seed=given.seeds), context=context)
     except GoalReached:
         return
 
 
-def side(name: str, folder: Path, seed: int, trials: int, epochs: int, goal: float = 2.0) -> tuple[float, float, int]:
-    """Seconds from start to the last line of a side, the best accuracy, and how many trials had ended."""
+def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> tuple[float, float, float, int]:
+    """Of a side: seconds from its start to its last line, CPU seconds of all its processes, best accuracy, how many trials had ended."""
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
-    begin = time.time()
-    done = subprocess.run([*command, "--epochs", str(epochs), "--goal", str(goal)], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    begin, cpu = time.time(), _cpu_s()
+    command += ["--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return lines[-1]["time"] - begin, max(line["value"] for line in lines), lines[-1].get("step", len(lines))
+    return lines[-1]["time"] - begin, _cpu_s() - cpu, max(line["value"] for line in lines), lines[-1].get("step", len(lines))
+
+
+def _cpu_s() -> float:
+    """CPU time of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -120,14 +129,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--goal", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side == "plain":
-        return plain(given.folder, given.seeds, given.trials, given.epochs)
+        return plain(given)
     if given.side == "ours":
-        return ours(given.folder, given.seeds, given.trials, given.epochs, given.goal)
+        return ours(given)
     names = ("torch", "optuna", "distributed")
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, " + ", ".join(f"{name} {version(name)}" for name in names))
     rows: list[tuple[float, float]] = []
@@ -135,12 +145,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-tuning-") as scratch:
             folder = Path(scratch)
             prepare(folder)
-            plain_s, goal, _ = side("plain", folder, seed, given.trials, given.epochs)
-            our_s, best, num = side("ours", folder, seed, 2 * given.trials, given.epochs, goal)
+            plain_s, plain_cpu, goal, _ = side("plain", folder, seed, given.trials, given)
+            our_s, our_cpu, best, num = side("ours", folder, seed, 2 * given.trials, given, goal)
         rows.append((plain_s, our_s))
         reached = "reached" if best >= goal else f"NOT reached: {best:.4f}"
         print(
-            f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials",
+            f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials; "
+            f"CPU: plain {plain_cpu:.0f} s, ours {our_cpu:.0f} s",
             flush=True,
         )
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]

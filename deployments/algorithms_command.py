@@ -94,12 +94,14 @@ def list_algorithms(as_json: bool) -> None:
 def show_algorithm(name: str, as_json: bool) -> None:
     """Every option of one preset: default, range and meaning; give them to `atelier run` with --set."""
     from algorithms.catalog import find_algorithm
+    from algorithms.search_space import in_words
 
     algorithm = find_algorithm(name)
     rows = option_rows(algorithm.config_type, dict(algorithm.defaults))
     if as_json:
         document = {"name": algorithm.name, "task": algorithm.task, "size": algorithm.size, "summary": algorithm.summary}
-        click.echo(json.dumps({**document, "suits": algorithm.suits, "options": rows}, indent=2))
+        space = {option: found.model_dump(mode="json") for option, found in algorithm.search_space.items()}
+        click.echo(json.dumps({**document, "suits": algorithm.suits, "options": rows, "search_space": space}, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -113,5 +115,9 @@ def show_algorithm(name: str, as_json: bool) -> None:
         default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
         table.add_row(row["name"], default or '""', row["range"] or row["type"], row["meaning"])
     console.print(table)
+    if algorithm.search_space:
+        click.echo("\nTuning searches")
+        for option, found in algorithm.search_space.items():
+            click.echo(f"  {option}  {in_words(found)}")
     target = " --set target=COLUMN" if any(row["default"] == "required" for row in rows) else ""
     click.echo(f"\natelier run {algorithm.name} --data PATH{target} --set OPTION=VALUE")

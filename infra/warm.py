@@ -125,7 +125,11 @@ class WarmJobs:
 
     def stop(self, number: int) -> None:
         """Stop a job at once; its end is told as that of any other."""
-        if number not in self._futures or number not in self._addresses:
+        if number not in self._futures:
+            return  # it ended in the same moment
+        if number not in self._addresses:  # it still waits for a slot
+            self.client.cancel([self._futures[number]])
+            self._pending.extend(self._finish(number, Ended(None, stopped=True)))
             return
         # In a thread of its own: Client.run has no time-out, and a frozen worker would hold us.
         values = {"workers": [self._addresses[number]], "on_error": "ignore"}
@@ -180,7 +184,7 @@ class WarmJobs:
         try:
             if self._futures:
                 self.client.cancel(list(self._futures.values()))
-                self._wait_until_gone({future.key for number, future in self._futures.items() if number in self._addresses})
+                self._wait_until_gone({str(future.key) for number, future in self._futures.items() if number in self._addresses})
             self.client.run(end_idle, self._topic, on_error="ignore")
         finally:
             self.client.unsubscribe_topic(self._topic)

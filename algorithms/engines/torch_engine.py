@@ -134,7 +134,7 @@ class TorchEngine:
     @property
     def modules(self) -> tuple[str, ...]:
         """What a training loads."""
-        return ("torch", "algorithms.engines.torch_verbs", "torch.utils.tensorboard", *self.family_modules)
+        return ("torch", "torch._dynamo", "torch.utils.tensorboard", "algorithms.engines.torch_verbs", *self.family_modules)
 
     @property
     def distributed(self) -> bool:

@@ -41,7 +41,7 @@ def image_engine(
         model_arguments=models.model_arguments,
         tell_compressible=tell_compressible,
         make_augment=models.make_augment,
-        family_modules=("algorithms.images.preprocess", *modules),
+        family_modules=("PIL.Image", "algorithms.images.preprocess", *modules),
     )
 
 

@@ -65,7 +65,7 @@ TABLE_PRESETS = (
     Algorithm(
         name="tabular-classification/random-forest",
         config_type=config.RandomForestClassifierConfig,
-        engine=EstimatorEngine(_CLASSES, _FOREST, ("sklearn.ensemble",)),
+        engine=EstimatorEngine(_CLASSES, _FOREST, ("sklearn.ensemble", "skops.io")),
         summary="300 trees on bootstrap samples (scikit-learn)",
         suits="small and middle-sized tables without any tuning; hard to overfit, large on disk",
         size="grows with the rows: up to 16,384 nodes a tree",
@@ -118,7 +118,7 @@ TABLE_PRESETS = (
     Algorithm(
         name="tabular-regression/random-forest",
         config_type=config.RandomForestConfig,
-        engine=EstimatorEngine(_NUMBERS, _FOREST, ("sklearn.ensemble",)),
+        engine=EstimatorEngine(_NUMBERS, _FOREST, ("sklearn.ensemble", "skops.io")),
         summary="300 trees on bootstrap samples (scikit-learn)",
         suits="small and middle-sized tables without any tuning; hard to overfit, large on disk",
         size="grows with the rows: up to 16,384 nodes a tree",

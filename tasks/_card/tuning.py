@@ -41,8 +41,9 @@ def finding(study: Study) -> str:
     states = [trial["state"] for trial in study["trials"]]
     first = next((trial for trial in study["trials"][:1] if study["num_first"] and trial["values"] and trial["state"] == "complete"), None)
     best = _trial(study, study["best"])
+    lead = "Best" if len(study["objectives"]) == 1 else "Chosen:"
     words = f"{plural(states.count('complete'), 'complete trial')}, {states.count('pruned')} pruned, {states.count('failed')} failed; "
-    words += f"sampler {study['sampler']}, pruner {study['pruner']}. Best {metric['label']} {svg.number(best['values'][0])}"
+    words += f"sampler {study['sampler']}, pruner {study['pruner']}. {lead} {metric['label']} {svg.number(best['values'][0])}"
     return words + (f"; the options it began with reach {svg.number(first['values'][0])}." if first else ".")
 
 

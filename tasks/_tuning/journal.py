@@ -101,7 +101,7 @@ def _store_journal(store: Store, folder: str) -> Any:
     """Optuna's journal as numbered objects that are created once and never change, each some records."""
     from optuna.storages.journal import BaseJournalBackend
 
-    class StoreJournal(BaseJournalBackend):  # type: ignore[misc]
+    class StoreJournal(BaseJournalBackend):
         def __init__(self) -> None:
             self._records: list[dict[str, Any]] = []
             self._num_objects = 0

@@ -106,7 +106,7 @@ class Plan(BaseModel):
         return primary_metric(self.algorithm.split("/")[0])[1]
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
         return ["maximize" if name == "metric" and self.higher else "minimize" for name in self.objectives]
 
     @property

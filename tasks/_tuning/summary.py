@@ -87,7 +87,10 @@ def _trial(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def importance(record: Record, num_complete: int) -> dict[str, float]:
-    """Share of the variance of the metric that each option explains, most first (fANOVA: Hutter et al., ICML 2014); empty for too few trials, or equal ones."""
+    """Share of the variance of the metric that each option explains, most first (fANOVA: Hutter et al., ICML 2014).
+
+    Empty for too few trials, or equally good ones.
+    """
     if num_complete < LEAST_FOR_IMPORTANCE:
         return {}
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances

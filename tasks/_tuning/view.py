@@ -19,8 +19,8 @@ RUNG = "completed_rung_"  # what Optuna's successive halving notes at a trial wh
 
 
 def lag(parallel: int) -> int:
-    """How many trials back a trial looks: with room for a short trial not to wait for a long one."""
-    return 2 * parallel if parallel > 1 else 1
+    """How many trials back a trial looks: as many as run at a time, and a few more, so that short ones need not wait for a long one."""
+    return parallel + max(2, parallel // 4) if parallel > 1 else 1
 
 
 def visible(number: int, back: int) -> int:

@@ -17,6 +17,7 @@ from algorithms.search_space import (
     contains,
     default_values,
     grid,
+    in_words,
     inside,
     narrow,
     read_space,
@@ -73,6 +74,13 @@ def test_whole_numbers_stay_whole_and_may_go_in_steps() -> None:
     assert space["batch_size"] == Int(low=16, high=64, step=16)
     assert space["epochs"] == Int(low=2, high=8, log=True)
     assert _narrow(FOREST, {"max_depth": "3..9"})["max_depth"] == Int(low=3, high=9, log=True)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+def test_a_range_is_shown_as_it_would_be_written(algorithm: Algorithm) -> None:
+    written = {name: in_words(found) for name, found in algorithm.search_space.items()}
+    read = {name: json.loads(text) if text.startswith("[") else text for name, text in written.items()}
+    assert _narrow(algorithm, read) == dict(sorted(algorithm.search_space.items()))
 
 
 def test_what_is_fixed_is_not_tuned() -> None:

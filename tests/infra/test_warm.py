@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def program_cluster(cluster: Client) -> Client:
     """The cluster, whose workers' children find ``warm_program``."""
 
@@ -136,6 +137,44 @@ def test_what_a_job_leaves_behind_goes_with_it(jobs: WarmJobs) -> None:
     _start(jobs, 0, "leave a child")
     _follow(jobs, events)
     assert _is_gone(events[0]["pid"])
+
+
+def test_a_job_whose_dask_worker_is_lost_runs_again(jobs: WarmJobs, program_cluster: Client) -> None:
+    pids = program_cluster.run(os.getpid)
+    _start(jobs, 0, "steps", count=15, pause_s=0.1)
+    began, steps = 0, []
+    while jobs.running:
+        message = jobs.next(1.0)
+        if message is None:
+            continue
+        began += message.began
+        if message.event is not None:
+            steps.append(message.event["step"])
+            if steps == [1, 2]:
+                os.kill(pids[jobs._addresses[0]], signal.SIGKILL)
+        if message.ended is not None:
+            assert message.ended == Ended(0)
+    assert began == 2
+    assert steps[-15:] == list(range(1, 16))
+
+
+def test_a_job_that_waits_for_a_slot_can_be_stopped(jobs: WarmJobs) -> None:
+    for number in range(3):
+        _start(jobs, number, "steps", count=10, pause_s=0.1)
+    waiting = next(iter(jobs.running - set(_first_two(jobs))))
+    jobs.stop(waiting)
+    ended = _follow(jobs)
+    assert ended.pop(waiting) == Ended(None, stopped=True)
+    assert all(end.status == 0 for end in ended.values())
+
+
+def _first_two(jobs: WarmJobs) -> set[int]:
+    """The jobs that hold the two slots."""
+    began: set[int] = set()
+    while len(began) < 2:
+        message = jobs.next(1.0)
+        began |= {message.number} if message is not None and message.began else set()
+    return began
 
 
 def test_a_job_has_a_deadline(program_cluster: Client, tmp_path: Path) -> None:

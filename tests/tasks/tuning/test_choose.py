@@ -45,7 +45,7 @@ def test_only_what_can_still_win_is_kept() -> None:
 
 def test_a_trial_begins_when_those_it_looks_at_have_ended() -> None:
     back = lag(2)
-    assert (back, lag(1)) == (4, 1)
+    assert [lag(parallel) for parallel in (1, 2, 4, 16)] == [1, 4, 6, 20]
     assert [visible(number, back) for number in range(6)] == [0, 0, 0, 0, 1, 2]
     assert visible(5, lag(1)) == 5
     assert next_trial(set(), 3, 10, visible(3, back))

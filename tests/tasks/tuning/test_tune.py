@@ -204,6 +204,16 @@ def test_a_torn_journal_is_mended_and_told(run: Run, context: StageContext) -> N
     assert [message for message in told if "torn at its end: 21 bytes" in message]
 
 
+def test_a_study_in_a_database_goes_on_and_can_be_forgotten(run: Run, context: StageContext, tmp_path: Path) -> None:
+    context.settings = context.settings.model_copy(update={"optuna_storage": f"sqlite:///{tmp_path}/studies.db"})
+    first = _course(_study(context, run(trials=2, sampler="random")))
+    more = _course(_study(context, run(trials=3, sampler="random")))
+    assert more[:2] == first
+    assert list(Path(context.store.uri).glob("tuning/*/journal.log")) == []
+    context.fresh = True
+    assert _course(_study(context, run(trials=2, sampler="random"))) == first
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

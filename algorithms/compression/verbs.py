@@ -121,7 +121,7 @@ def describe(recipe: Recipe, facts: dict[str, Any]) -> str:
         kept *= 1 - tuning.prune
     if kept < 1:
         steps = sum(tuning.prune > 0 for tuning in recipe.tunings)
-        words.append(f"{1 - kept:.0%} of the channels pruned in {steps} step{'s' if steps > 1 else ''}, trained on after each")
+        words.append(f"at least {1 - kept:.0%} of the channels pruned in {steps} step{'s' if steps > 1 else ''}, trained on after each")
     for tuning in recipe.tunings:
         if tuning.student:
             options = ", ".join(f"{name} {value}" for name, value in tuning.student.items())

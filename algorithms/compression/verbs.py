@@ -16,7 +16,8 @@ from algorithms._package_format import DESCRIPTION_FILE, MODEL_FILE, read_descri
 from algorithms._package_judge import judge
 from algorithms.compression import graphs
 from algorithms.compression.calibration import Feeds, calibration_feeds, feeds
-from algorithms.compression.quantizing import Quantized, quantize_dynamic, quantize_static, to_half
+from algorithms.compression.halving import to_half
+from algorithms.compression.quantizing import Quantized, quantize_dynamic, quantize_static
 from algorithms.compression.recipes import Recipe
 from algorithms.metrics import primary_metric
 from algorithms.package import Package

@@ -68,7 +68,9 @@ def quantize_static(model: bytes, feeds: Sequence[Feeds], output: str) -> Quanti
         return made, output_error(wanted, _outputs(made, compared, output))
 
     made, found = error(())
-    first, left_out, sensitivity = found, (), {}
+    first = found
+    left_out: tuple[str, ...] = ()
+    sensitivity: dict[str, float] = {}
     if found > TOLERANCE and len(layers) > 1:
         sensitivity = {layer: error([other for other in layers if other != layer])[1] for layer in layers}
         ranked = sorted(layers, key=lambda layer: -sensitivity[layer])

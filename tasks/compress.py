@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
-from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose
+from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose, uncertainty, worst_loss
 from algorithms.compression.recipes import BASELINE, Mode, Recipe, Search, next_recipes
 from algorithms.metrics import primary_metric
 from algorithms.run import RunSpec
@@ -175,7 +175,7 @@ class _Search:
         while recipes := next_recipes(search, known):
             for recipe in recipes:
                 self._make(recipe)
-                known[recipe.name] = self._loss(recipe.name)
+                known[recipe.name] = worst_loss(self._row(recipe.name, {}))
                 self._tell(recipe.name)
 
     def _make(self, recipe: Recipe) -> None:
@@ -251,6 +251,7 @@ class _Search:
             num_parameters=result["num_parameters"],
             macs=result["macs"],
             agreement=result["parity"].get("agreement"),
+            uncertainty=uncertainty(result["parity"].get("agreement"), result["parity"]["samples"]),
             speed={size: Speed(**values) for size, values in speed.items()},
         )
 

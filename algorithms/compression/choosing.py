@@ -35,6 +35,7 @@ class Row(BaseModel):
     num_parameters: int | None = None
     macs: int | None = Field(default=None, description="Multiply-accumulate operations for one sample.")
     agreement: float | None = Field(default=None, description="Share of validation samples with fp32's label (classes).")
+    uncertainty: float = Field(default=0.0, description="Standard error of the loss: the validation split is only a sample.")
     speed: dict[str, Speed] = Field(default_factory=dict, description="By batch size.")
     status: Status = "fits"
     why: str = Field(default="", description="Why it was chosen or not.")
@@ -61,8 +62,20 @@ class Choice(BaseModel):
     rows: tuple[Row, ...]
 
 
+def uncertainty(agreement: float | None, num_samples: int) -> float:
+    """Standard error of the difference of two accuracies on the same samples, from the share of samples on which the labels differ (McNemar)."""
+    return 0.0 if agreement is None else float(((1 - agreement) / num_samples) ** 0.5)
+
+
+def worst_loss(row: Row) -> float | None:
+    """The loss and one standard error: what is held against the budget."""
+    return None if row.loss is None else row.loss + row.uncertainty
+
+
 def choose(rows: list[Row], budget: Budget) -> Choice:
     """The fastest candidate within the budget that is faster than fp32, else fp32.
+
+    A loss of accuracy counts with one standard error on top, because a small validation split says little about small losses.
 
     Speed is that of batch size 1. Candidates within a tenth of the fastest count as equally fast, because a second measurement might swap
     them: the smallest of them wins, then the most accurate, then the first. Where fp32 itself breaks the budget, a slower one may win.
@@ -94,8 +107,10 @@ def _best(rows: list[Row]) -> Row:
 def _faults(row: Row, budget: Budget) -> list[str]:
     """In what it breaks the budget, in words."""
     found = []
-    if row.loss is not None and row.loss > budget.max_accuracy_loss + 1e-9:
-        found.append(f"loses {row.loss:.4f} of accuracy, allowed is {budget.max_accuracy_loss:g}")
+    loss = worst_loss(row)
+    if loss is not None and loss > budget.max_accuracy_loss + 1e-9:
+        error = f" (standard error {row.uncertainty:.4f})" if row.uncertainty else ""
+        found.append(f"loses {row.loss:.4f}{error}, allowed is {budget.max_accuracy_loss:g}")
     latency = row.speed["1"].p50_ms if "1" in row.speed else None
     if budget.max_latency_ms is not None and latency is not None and latency > budget.max_latency_ms:
         found.append(f"takes {latency:.3g} ms, allowed is {budget.max_latency_ms:g} ms")

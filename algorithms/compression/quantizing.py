@@ -1,4 +1,4 @@
-"""int8 and half precision of a package's network, by onnxruntime's tools; pre- and postprocessing stay in float."""
+"""int8 of a package's network, by onnxruntime's tools; pre- and postprocessing stay in float."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def quantize_static(model: bytes, feeds: Sequence[Feeds], output: str) -> Quanti
         return made, output_error(wanted, _outputs(made, compared, output))
 
     made, found = error(())
-    first, left_out, sensitivity = found, (), {}
+    first = found
+    left_out: tuple[str, ...] = ()
+    sensitivity: dict[str, float] = {}
     if found > TOLERANCE and len(layers) > 1:
         sensitivity = {layer: error([other for other in layers if other != layer])[1] for layer in layers}
         ranked = sorted(layers, key=lambda layer: -sensitivity[layer])
@@ -140,10 +142,9 @@ class _Static:
                 extra_options={},
             )
             quantizer.quantize_model()
-            quantizer.model.topological_sort()
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
             raise CompressionError("quantize", f"onnxruntime's quantizer gave up: {type(error).__name__}: {error}") from error
-        return _finished(quantizer.model.model)
+        return finished(quantizer.model.model)
 
 
 class _Batches:
@@ -177,28 +178,22 @@ def quantize_dynamic(model: bytes) -> Quantized:
         quantize(
             prepared, path, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=not has_vnni(), weight_type=QuantType.QInt8
         )
-        return Quantized(_finished(onnx.load(path)), {"layers": len(layers), "weight_bits": 8 if has_vnni() else 7})
+        return Quantized(finished(onnx.load(path)), {"layers": len(layers), "weight_bits": 8 if has_vnni() else 7})
 
 
-def to_half(model: bytes) -> Quantized:
-    """The network in float16; inputs, outputs, pre- and postprocessing stay as they are. For GPUs."""
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    prepared = graphs.prepare(model)
-    network = set(graphs.network_nodes(prepared))
-    if not network:
-        raise CompressionError("convert", "the model has no convolution and no matrix product")
-    others = [node.name for node in prepared.graph.node if node.name not in network]
-    converted = convert_float_to_float16(prepared, keep_io_types=True, op_block_list=DEFAULT_OP_BLOCK_LIST, node_block_list=others)
-    return Quantized(_finished(converted), {"layers": len(graphs.weighted_layers(prepared))})
-
-
-def _finished(model: onnx.ModelProto) -> bytes:
+def finished(model: onnx.ModelProto) -> bytes:
+    """The bytes of a made model, sorted, without notes, and known to open."""
     import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
+    ONNXModel(model).topological_sort()
     graphs.strip(model)
     onnx.checker.check_model(model)
     finished: bytes = model.SerializeToString()
+    try:
+        ort.InferenceSession(finished, _quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise CompressionError("quantize", f"onnxruntime does not take the result: {error}") from error
     return finished
 
 

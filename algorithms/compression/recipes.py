@@ -13,6 +13,7 @@ Quantization = Literal["none", "static", "dynamic", "fp16"]
 PRUNED_SHARES = (0.3, 0.5, 0.7)
 TREE_SHARES = (0.5, 0.25)
 _FINE_TUNING_SHARE = 0.3
+_LAST_TUNING_SHARE = 0.7
 _DISTILLED = 0.5
 
 
@@ -84,10 +85,9 @@ def next_recipes(search: Search, known: Mapping[str, float | None]) -> list[Reci
     """What to try now; empty at the end.
 
     Args:
-        known: loss of accuracy by the name of each recipe that was tried; None if it could not be made.
+        known: loss of accuracy by the name of each recipe that was tried, at its worst (``choosing.worst_loss``); None if it could not be made.
     """
-    wanted = [recipe for recipe in _wanted(search, known) if recipe.name not in known]
-    return wanted
+    return [recipe for recipe in _wanted(search, known) if recipe.name not in known]
 
 
 def _wanted(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
@@ -134,11 +134,11 @@ def _pruned(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
 
 
 def _pruned_by(search: Search, share: float) -> list[Recipe]:
-    """In steps of at most 0.3 of what is left, each followed by fine-tuning with the unpruned model as the teacher."""
+    """In steps of about 0.3 of what is left, each followed by fine-tuning, the longest last, with the unpruned model as the teacher."""
     steps = 1 if share <= 0.3 else 2 if share <= 0.5 else 3
-    each = 1 - (1 - share) ** (1 / steps)
-    options = fine_tuning(search.config, _FINE_TUNING_SHARE, 0.3)
-    tunings = tuple(Variant(options=options, prune=round(each, 6), distill=_DISTILLED) for _ in range(steps))
+    each = round(1 - (1 - share) ** (1 / steps), 6)
+    between, last = (fine_tuning(search.config, part, 0.5) for part in (_FINE_TUNING_SHARE, _LAST_TUNING_SHARE))
+    tunings = tuple(Variant(options=last if step == steps - 1 else between, prune=each, distill=_DISTILLED) for step in range(steps))
     name = f"prune-{round(share * 100)}"
     found = [Recipe(name=name, tunings=tunings)]
     if search.mode == "auto" and search.can.static:

@@ -16,7 +16,8 @@ from algorithms._package_format import DESCRIPTION_FILE, MODEL_FILE, read_descri
 from algorithms._package_judge import judge
 from algorithms.compression import graphs
 from algorithms.compression.calibration import Feeds, calibration_feeds, feeds
-from algorithms.compression.quantizing import Quantized, quantize_dynamic, quantize_static, to_half
+from algorithms.compression.halving import to_half
+from algorithms.compression.quantizing import Quantized, quantize_dynamic, quantize_static
 from algorithms.compression.recipes import Recipe
 from algorithms.metrics import primary_metric
 from algorithms.package import Package
@@ -121,7 +122,7 @@ def describe(recipe: Recipe, facts: dict[str, Any]) -> str:
         kept *= 1 - tuning.prune
     if kept < 1:
         steps = sum(tuning.prune > 0 for tuning in recipe.tunings)
-        words.append(f"{1 - kept:.0%} of the channels pruned in {steps} step{'s' if steps > 1 else ''}, trained on after each")
+        words.append(f"at least {1 - kept:.0%} of the channels pruned in {steps} step{'s' if steps > 1 else ''}, trained on after each")
     for tuning in recipe.tunings:
         if tuning.student:
             options = ", ".join(f"{name} {value}" for name, value in tuning.student.items())

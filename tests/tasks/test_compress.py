@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import pytest
 
 from algorithms.catalog import find_algorithm
 from algorithms.package import Package
+from algorithms.run import execute
 from infra.artifacts import fetch
+from infra.collectives import LocalCollectives
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.importer import import_source
@@ -25,27 +27,34 @@ if TYPE_CHECKING:
     from distributed import Client
 
 SMALL_CNN = "image-classification/small-cnn"
-QUICK = {"epochs": 6, "image_size": 8, "width": 1.0}
+QUICK = {"epochs": 4, "image_size": 8, "width": 1.0}
 
 
 class Recording(StageContext):
-    """A real context that also writes down which verbs were started, and can be told to break down at one of them."""
+    """Ranks in this process; what was started is written down, and it can break down at one of them."""
 
     started: list[tuple[str, str]]
     break_at: int
 
-    def launch_ranks(self, spec: Any, **more: Any) -> None:
+    def launch_ranks(self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
         if len(self.started) == getattr(self, "break_at", 0):
             raise KeyboardInterrupt
-        super().launch_ranks(spec, **more)
+        execute(spec, LocalCollectives(), on_event)
 
 
 @pytest.fixture
-def context(workspace: Path, cluster: Client) -> Iterator[Recording]:
+def context(workspace: Path) -> Iterator[Recording]:
     with Recording.open(load_settings()) as opened:
-        opened.use_cluster(cluster)
         assert isinstance(opened, Recording)
+        yield opened
+
+
+@pytest.fixture
+def on_cluster(workspace: Path, cluster: Client) -> Iterator[StageContext]:
+    """Ranks as processes on the cluster."""
+    with StageContext.open(load_settings()) as opened:
+        opened.use_cluster(cluster)
         yield opened
 
 
@@ -131,15 +140,15 @@ def test_trees_become_fewer(context: Recording, wine_table: Path) -> None:
     assert rows["trees-25"]["size_bytes"] < rows["fp32"]["size_bytes"] / 2
 
 
-def test_too_few_training_samples_to_calibrate_are_told(context: Recording, few_digits: Path, tmp_path: Path) -> None:
+def test_too_few_training_samples_to_calibrate_are_told(on_cluster: StageContext, few_digits: Path, tmp_path: Path) -> None:
     source = tmp_path / "tiny"
     for name in "01":
         (source / name).mkdir(parents=True)
         for file in sorted((few_digits / name).iterdir())[:12]:
             (source / name / file.name).write_bytes(file.read_bytes())
-    inputs = prepare(context, source, SMALL_CNN, {**QUICK, "epochs": 1, "batch_size": 8})
-    done = compress(**inputs, settings=CompressSettings(mode="quantize"), context=context)
+    inputs = prepare(on_cluster, source, SMALL_CNN, {**QUICK, "epochs": 1, "batch_size": 8})
+    done = compress(**inputs, settings=CompressSettings(mode="quantize"), context=on_cluster)
     assert done.chosen == "fp32"
     assert "at least 32" in done.reason
     assert done.table is not None
-    assert json.dumps(read_json(context, done.table, TABLE_FILE))
+    assert json.dumps(read_json(on_cluster, done.table, TABLE_FILE))

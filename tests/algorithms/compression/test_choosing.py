@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose
+import pytest
+
+from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose, uncertainty, worst_loss
 
 
 def row(name: str, speedup: float = 1.0, *, loss: float = 0.0, size: int = 1_000_000, failure: str = "") -> Row:
@@ -72,3 +74,13 @@ def test_what_could_not_be_made_stays_in_the_table_with_its_reason() -> None:
 
 def test_nothing_to_try_is_said() -> None:
     assert "nothing to try" in choose([FP32], Budget()).reason
+
+
+def test_a_loss_on_few_samples_counts_with_its_standard_error() -> None:
+    assert uncertainty(None, 100) == 0.0
+    assert uncertainty(0.96, 100) == pytest.approx(0.02)
+    few = row("int8", 2.0, loss=0.008).model_copy(update={"uncertainty": 0.004})
+    assert worst_loss(few) == pytest.approx(0.012)
+    choice = choose([FP32, few], Budget())
+    assert choice.name == "fp32"
+    assert "standard error 0.0040" in choice.reason

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from algorithms.compression import graphs
 from algorithms.compression.calibration import calibration_feeds, feeds
-from algorithms.compression.quantizing import TOLERANCE, output_error, quantize_dynamic, quantize_static, to_half
+from algorithms.compression.halving import to_half
+from algorithms.compression.quantizing import TOLERANCE, output_error, quantize_dynamic, quantize_static
 from algorithms.package import Package
 from algorithms.run import RunSpec, execute
 from infra.artifacts import fetch

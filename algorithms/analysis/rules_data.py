@@ -122,7 +122,7 @@ def useless_columns(figures: Figures) -> Advice | None:
     useless = [
         entry["column"] for entry in entries if entry["mean"] <= entry["std"] and entry["mean"] <= 1e-4 * max(entries[0]["mean"], 0.0)
     ]
-    if len(entries) < 3 or not useless or entries[0]["mean"] <= 0:
+    if len(entries) < 3 or figures.get("samples", {}).get("test", {}).get("used", 0) < 100 or not useless or entries[0]["mean"] <= 0:
         return None
     return Advice(
         rule="useless-columns",

@@ -60,7 +60,7 @@ def _right(looked: Looked) -> list[dict[str, Any]]:
     """Of each class (up to ``MOST_RIGHT``) the test sample that the model is right about most surely."""
     test = looked.test
     surest = np.where(looked.hits, test.outputs.max(axis=1), -1.0)
-    found = []
+    found: list[dict[str, Any]] = []
     for label in range(len(looked.package.labels)):
         own = np.flatnonzero(test.truth == label)
         if len(own) and surest[own].max() >= 0 and len(found) < MOST_RIGHT:

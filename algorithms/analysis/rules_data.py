@@ -97,7 +97,7 @@ def too_few_test_samples(figures: Figures) -> Advice | None:
 
 def _needed(interval: Mapping[str, float], used: int, times: float) -> int:
     """Samples for an interval of the width aimed at: the width falls with the square root of the samples."""
-    return max(used + 1, round(used * times**2, -1))
+    return max(used + 1, 10 * round(used * times**2 / 10))
 
 
 def labels_look_wrong(figures: Figures) -> Advice | None:

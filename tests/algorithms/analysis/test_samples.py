@@ -75,7 +75,8 @@ def test_properties_tell_a_sharp_bright_picture_from_a_dark_blurred_one() -> Non
     one, other = measure(sharp), measure(blurred)
     assert one["brightness"] > 3 * other["brightness"]
     assert one["sharpness"] > 20 * other["sharpness"]
-    assert (one["aspect"], one["size"]) == (1.5, pytest.approx(np.sqrt(9600)))
+    assert one["aspect"] == 1.5
+    assert one["size"] == pytest.approx(np.sqrt(9600))
     large = measure(np.kron(sharp, np.ones((8, 8, 1), np.uint8)))
     assert large["brightness"] == pytest.approx(one["brightness"], rel=0.01)
 
@@ -87,7 +88,8 @@ def test_a_stronger_disturbance_changes_a_picture_more_and_the_seed_decides(kind
     changes = []
     for level in PICTURE_LEVELS[kind]:
         found = disturb_picture(kind, level, pixels, [1, 2])
-        assert (found.shape, found.dtype) == (pixels.shape, np.uint8)
+        assert found.shape == pixels.shape
+        assert found.dtype == np.uint8
         assert (found == disturb_picture(kind, level, pixels, [1, 2])).all()
         changes.append(np.abs(found.astype(float) - pixels).mean())
     assert 0 < changes[0] < changes[1] < changes[2]

@@ -19,26 +19,31 @@ MOST_WORST = 12
 MOST_RIGHT = 10
 MOST_SUSPECTS = 12
 MOST_DISTURBED = 128
-MOST_VALUES = 12
+MOST_VALUES = 6
 _AT_ONCE = 16
 _LEAST_EDGE = 512
 _SMALL = 64  # pictures up to this edge are kept exactly, as PNG
 _QUALITY = 80
 
 
-def worst(looked: Looked) -> list[dict[str, Any]]:
-    """The test samples with the lowest score of their own class, or the largest error."""
+def worst(looked: Looked, columns: list[str]) -> list[dict[str, Any]]:
+    """The test samples with the lowest score of their own class, or the largest error; of tables with the values of the first ``columns``."""
     test = looked.test
     if looked.is_class:
         own = test.outputs[np.arange(len(test)), test.truth]
         order = np.argsort(own, kind="stable")
     else:
         order = np.argsort(-np.abs(test.outputs - test.truth), kind="stable")
-    return [_example(looked, int(index)) for index in order[:MOST_WORST]]
+    found = [_example(looked, int(index)) for index in order[:MOST_WORST]]
+    if test.table is not None:
+        shown = test.table.select(columns[:MOST_VALUES]).take([entry["index"] for entry in found]).to_pylist()
+        for entry, row in zip(found, shown, strict=True):
+            entry["values"] = {name: "" if value is None else str(value) for name, value in row.items()}
+    return found
 
 
 def _example(looked: Looked, index: int) -> dict[str, Any]:
-    """One test sample: ``id``, ``label``, ``prediction``, scores, and of tables the ``values`` of the first columns."""
+    """One test sample: ``id``, ``label``, ``prediction`` and scores."""
     test, labels = looked.test, looked.package.labels
     found: dict[str, Any] = {"id": test.ids[index], "split": "test", "index": index}
     if looked.is_class:
@@ -48,9 +53,6 @@ def _example(looked: Looked, index: int) -> dict[str, Any]:
         found["label_score"] = round(float(scores[int(test.truth[index])]), 5)
     else:
         found |= {"label": float(test.truth[index]), "prediction": float(test.outputs[index])}
-    if test.table is not None:
-        row = test.table.slice(index, 1).select([name for name, _ in looked.package.columns][:MOST_VALUES]).to_pylist()[0]
-        found["values"] = {name: "" if value is None else str(value) for name, value in row.items()}
     return found
 
 
@@ -58,7 +60,7 @@ def _right(looked: Looked) -> list[dict[str, Any]]:
     """Of each class (up to ``MOST_RIGHT``) the test sample that the model is right about most surely."""
     test = looked.test
     surest = np.where(looked.hits, test.outputs.max(axis=1), -1.0)
-    found = []
+    found: list[dict[str, Any]] = []
     for label in range(len(looked.package.labels)):
         own = np.flatnonzero(test.truth == label)
         if len(own) and surest[own].max() >= 0 and len(found) < MOST_RIGHT:

@@ -114,7 +114,7 @@ def explain(algorithm: Algorithm, config: Config, data: Dataset, run: Run) -> No
         with clock.time("shap"):
             figures["importance"]["shap"] = tabular.shap_values(looked)
     with clock.time("examples"):
-        figures["worst"] = examples.worst(looked)
+        figures["worst"] = examples.worst(looked, [entry["column"] for entry in figures.get("importance", {}).get("permutation", [])])
         if looked.package.is_image:
             figures["saliency"] = examples.draw_pictures(looked, figures, run)
     figures["advice"] = [advice.model_dump() for advice in give_advice(figures)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -90,10 +91,10 @@ def _load_shap() -> ModuleType:
     """``shap`` without its compiled loops: compiling them takes longer than they take here as they are."""
     import numba
 
-    before = numba.config.DISABLE_JIT
-    numba.config.DISABLE_JIT = True
+    config: Any = numba.config
+    before = config.DISABLE_JIT
+    config.DISABLE_JIT = True
     try:
-        import shap
+        return import_module("shap")
     finally:
-        numba.config.DISABLE_JIT = before
-    return shap
+        config.DISABLE_JIT = before

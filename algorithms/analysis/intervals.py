@@ -57,7 +57,10 @@ def bootstrap(
 def classification_intervals(
     truth: NDArray[np.int64], scores: NDArray[Any], seed: int = 0, resamples: int = NUM_RESAMPLES
 ) -> dict[str, Interval]:
-    """Of ``accuracy``, ``balanced_accuracy``, ``f1_macro`` and ``log_loss`` (``algorithms.metrics``) of scores [N, C]."""
+    """Of ``accuracy``, ``balanced_accuracy``, ``f1_macro`` and ``log_loss`` (``algorithms.metrics``) of scores [N, C].
+
+    Without a mistake, or with nothing else, resampling shows no spread: the accuracy then has Wilson's interval, and the two that come from it are absent.
+    """
     num_classes, predicted = scores.shape[1], scores.argmax(axis=1)
     hit = predicted == truth
     given = np.clip(np.asarray(scores, np.float64), np.finfo(np.float32).eps, 1.0)
@@ -75,7 +78,11 @@ def classification_intervals(
             "log_loss": loss[indices].mean(axis=1),
         }
 
-    return bootstrap(len(truth), figures, seed, resamples)
+    found = bootstrap(len(truth), figures, seed, resamples)
+    if hit.all() or not hit.any():
+        low, high = wilson(float(hit[0]), len(truth))
+        return {"accuracy": {"value": float(hit[0]), "low": low, "high": high}, "log_loss": found["log_loss"]}
+    return found
 
 
 def _count(values: NDArray[np.int64], size: int, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:

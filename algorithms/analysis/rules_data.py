@@ -97,7 +97,7 @@ def too_few_test_samples(figures: Figures) -> Advice | None:
 
 def _needed(interval: Mapping[str, float], used: int, times: float) -> int:
     """Samples for an interval of the width aimed at: the width falls with the square root of the samples."""
-    return max(used + 1, round(used * times**2, -1))
+    return max(used + 1, 10 * round(used * times**2 / 10))
 
 
 def labels_look_wrong(figures: Figures) -> Advice | None:
@@ -122,7 +122,7 @@ def useless_columns(figures: Figures) -> Advice | None:
     useless = [
         entry["column"] for entry in entries if entry["mean"] <= entry["std"] and entry["mean"] <= 1e-4 * max(entries[0]["mean"], 0.0)
     ]
-    if len(entries) < 3 or not useless or entries[0]["mean"] <= 0:
+    if len(entries) < 3 or figures.get("samples", {}).get("test", {}).get("used", 0) < 100 or not useless or entries[0]["mean"] <= 0:
         return None
     return Advice(
         rule="useless-columns",

@@ -61,7 +61,7 @@ def _cut_numbers(values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]
 
 
 def _words(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _cut_texts(values: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -94,11 +94,11 @@ def test_a_package_that_differs_from_its_model_is_refused(workplace: Workplace, 
     trained, _, _ = execute_verb(workplace, algorithm, "train", TINY)
     export_graph = export.export_graph
 
-    def changed(network: Any, config: Any, data: Any) -> Any:
+    def changed(network: Any, *others: Any) -> Any:
         other = copy.deepcopy(network)
         with torch.no_grad():
             list(other.parameters())[-1].copy_(torch.tensor([3.0, 0.0, 0.0]))
-        return export_graph(other, config, data)
+        return export_graph(other, *others)
 
     monkeypatch.setattr(export, "export_graph", changed)
     with pytest.raises(ParityError, match="Nothing was registered"):

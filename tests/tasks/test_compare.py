@@ -37,7 +37,9 @@ def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, 
     trained = execute(RunSpec(verb="train", output=f"{folder}/trained", **spec), LocalCollectives())
     evaluation = execute(RunSpec(verb="evaluate", output=f"{folder}/evaluation", model=trained, **spec), LocalCollectives())
     package = execute(RunSpec(verb="export", output=f"{folder}/package", model=trained, **spec), LocalCollectives())
-    assert trained and evaluation and package
+    assert trained is not None
+    assert evaluation is not None
+    assert package is not None
     described = json.loads((Path(store.uri) / package.key / "package.json").read_text())
     key = f"{folder}/card-wine"
     if card:

@@ -19,6 +19,7 @@ from algorithms.tables.ensemble.selection import LEAST_SCORE, loss_of, true_scor
 from algorithms.tables.family import Family, Learning
 from algorithms.tables.progress import Progress
 
+CELLS_FOR_THREADS = 50_000
 FORESTS = ("extra-trees", "random-forest")
 POWERS = (1.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 """1 first: of equal ones the first is taken."""
@@ -49,7 +50,9 @@ class Rows:
         """Some rows to learn from, some to stop by."""
         matrix = self.flat if dense else self.raw
         weights = None if self.weights is None else self.weights[train]
-        return Learning(matrix[train], self.labels[train], matrix[valid], self.labels[valid], weights, self.num_classes, self.threads)
+        # On few numbers threads cost more than they bring, above all on a busy machine where they wait for each other.
+        threads = self.threads if matrix.size >= CELLS_FOR_THREADS else 1
+        return Learning(matrix[train], self.labels[train], matrix[valid], self.labels[valid], weights, self.num_classes, threads)
 
 
 @dataclass(frozen=True)

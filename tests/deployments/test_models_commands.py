@@ -118,6 +118,14 @@ def test_compare_puts_metrics_side_by_side(full: Registry, capsys: pytest.Captur
     assert "different data" in call(capsys, "models", "compare", "colours", "sums")[1]
 
 
+def test_compare_writes_a_page(full: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    compared = ask(capsys, "models", "compare", "colours/1", "colours/2", "--html", page)
+    assert compared["html"] == str(page)
+    assert "colours/1 and colours/2" in page.read_text().replace(' <span class="version">and</span> ', " and ")
+    assert str(page) in call(capsys, "models", "compare", "colours/1", "colours/2", "--html", page)[1].replace("\n", "")
+
+
 def test_search_by_metric_and_tag(full: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     assert [v["version"] for v in ask(capsys, "models", "search", "--metric", "accuracy>=0.85")] == [1]
     assert [v["version"] for v in ask(capsys, "models", "search", "--tag", "team=t2", "--name", "col*")] == [2]

@@ -19,6 +19,8 @@ from algorithms.tables.ensemble.selection import LEAST_SCORE, loss_of, true_scor
 from algorithms.tables.family import Family, Learning
 from algorithms.tables.progress import Progress
 
+CELLS_FOR_THREADS = 50_000
+FORESTS = ("extra-trees", "random-forest")
 POWERS = (1.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 """1 first: of equal ones the first is taken."""
 
@@ -48,7 +50,9 @@ class Rows:
         """Some rows to learn from, some to stop by."""
         matrix = self.flat if dense else self.raw
         weights = None if self.weights is None else self.weights[train]
-        return Learning(matrix[train], self.labels[train], matrix[valid], self.labels[valid], weights, self.num_classes, self.threads)
+        # On few numbers threads cost more than they bring, above all on a busy machine where they wait for each other.
+        threads = self.threads if matrix.size >= CELLS_FOR_THREADS else 1
+        return Learning(matrix[train], self.labels[train], matrix[valid], self.labels[valid], weights, self.num_classes, threads)
 
 
 @dataclass(frozen=True)
@@ -144,24 +148,30 @@ def fit_bag(member: Member, rows: Rows, run: Run, *, deadline: float, must: bool
     begin = time.monotonic()
     kind, config = KINDS[member.kind], member.config(rows.target, rows.seed)
     everything = np.ones(len(rows), bool)
-    if kind.way == "left out":
-        learning = rows.learning(kind.dense, everything, ~everything)
-        if member.kind == "kernel":
-            model, left_out = kernel.fit_left_out(learning, config.width, rows.folds(member.repeat))
-        else:
-            model, left_out = forest.fit_left_out(learning, config, extra=member.kind == "extra-trees", deadline=deadline)
-        return calibrated(Bag(member, [model], left_out, time.monotonic() - begin), rows)
+    is_forest = member.kind in FORESTS
 
     def fit(train: NDArray[np.bool_], valid: NDArray[np.bool_], until: float) -> Any:
-        progress = TimedProgress(quiet(run), "", deadline=until)
-        return kind.family.fit(config, rows.learning(kind.dense, train, valid), progress)
+        learning = rows.learning(kind.dense, train, valid)
+        if is_forest:
+            return forest.fit_forest(learning, config, extra=member.kind == "extra-trees", deadline=until, left_out=False)[0]
+        return kind.family.fit(config, learning, TimedProgress(quiet(run), "", deadline=until))
 
-    fitted = _fit_folds(rows, member, fit, kind.dense, deadline, must)
-    if fitted is None:
-        return None
-    models, left_out = fitted
-    if kind.way == "refit":
-        models = [fit(everything, ~everything, deadline)]
+    left_out: NDArray[np.float64] | None
+    if kind.way == "left out" and (rows.weights is None or not is_forest):
+        learning = rows.learning(kind.dense, everything, ~everything)
+        if is_forest:
+            model, left_out = forest.fit_forest(learning, config, extra=member.kind == "extra-trees", deadline=deadline, left_out=True)
+        else:
+            model, left_out = kernel.fit_left_out(learning, config.width, rows.folds(member.repeat))
+        assert left_out is not None
+        models: list[Any] = [model]
+    else:
+        fitted = _fit_folds(rows, member, fit, kind.dense, deadline, must)
+        if fitted is None:
+            return None
+        models, left_out = fitted
+        if kind.way != "folds":
+            models = [fit(everything, ~everything, deadline)]
     return calibrated(Bag(member, models, left_out, time.monotonic() - begin), rows)
 
 

@@ -27,9 +27,9 @@ class Checkpoints:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def save(self, bag: Bag, *, worth_s: float = WORTH_S) -> None:
-        """Keep a member that took at least ``worth_s`` seconds."""
-        if not self._run.spec.checkpoints or bag.seconds < worth_s:
+    def save(self, bag: Bag) -> None:
+        """Keep a member that took at least ``WORTH_S`` seconds."""
+        if not self._run.spec.checkpoints or bag.seconds < WORTH_S:
             return
         with tempfile.TemporaryDirectory(dir=self._run.scratch_dir) as scratch:
             folder = Path(scratch)

@@ -29,7 +29,7 @@ LEAST_WEIGHT = 0.01
 HELD_FOLD = 0
 STUDENTS: dict[str, dict[str, Any]] = {
     "linear": {"regularization": 1.0},
-    "random-forest": {},
+    "random-forest": {"num_trees": 200},
     "lightgbm": {"min_samples_leaf": 5},
     "xgboost": {"max_depth": 5},
     "perceptron": {"epochs": 60},

@@ -47,7 +47,8 @@ class Kind:
         way: how it comes by predictions of rows that it did not learn from, and what is kept:
             ``folds``: one model a fold; their average is kept.
             ``refit``: one model a fold, for the predictions alone; then one of all rows is kept.
-            ``left out``: one model of all rows, which knows its left-out predictions (bootstrap, or in closed form).
+            ``left out``: one model of all rows, which knows its left-out predictions (bootstrap, or in closed form); forests of weighted
+                rows are fitted as ``refit``.
         most_rows: with more rows it is not tried.
     """
 

@@ -22,6 +22,7 @@ LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 
 # What every trial loads; engines name the rest (``modules``).
 _COMMON = ("numpy", "pandas", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
+_EXPORT = ("onnx", "onnxruntime", "algorithms.package")
 
 
 class TrialSpec(BaseModel):
@@ -33,9 +34,13 @@ class TrialSpec(BaseModel):
     measure: tuple[Measure, ...] = ()
 
 
-def warm_modules(engine: Any) -> tuple[str, ...]:
-    """Modules that a warm process loads before its first trial; an engine that names none loads its own when it trains."""
-    return (*_COMMON, *getattr(engine, "modules", ()))
+def warm_modules(engine: Any, *, measures: bool) -> tuple[str, ...]:
+    """Modules that a warm process loads before its first trial; an engine that names none loads its own when it trains.
+
+    Args:
+        measures: whether trials write packages, too.
+    """
+    return (*_COMMON, *(_EXPORT if measures else ()), *getattr(engine, "modules", ()))
 
 
 def run(argument: str, report: Callable[[Event], None]) -> int:

@@ -170,7 +170,7 @@ def _jobs(plan: Plan, parallel: int, context: StageContext) -> WarmJobs:
     return WarmJobs(
         client=context.client(),
         module="algorithms.trial",
-        preload=warm_modules(find_algorithm(plan.algorithm).engine),
+        preload=warm_modules(find_algorithm(plan.algorithm).engine, measures=len(plan.objectives) > 1),
         threads=threads,
         deadline_s=context.settings.deadline_s,
         log_dir=context.settings.state_dir / "logs" / "trials",

@@ -118,7 +118,7 @@ def _lost(loss: float | None, most: float) -> bool:
 
 
 def _pruned(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
-    """More and more channels removed, as long as what was removed before was not missed."""
+    """More and more channels removed, as long as what was removed before cost at most half of the loss allowed."""
     if not search.can.prunable:
         return []
     found: list[Recipe] = []
@@ -126,7 +126,7 @@ def _pruned(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
         made = _pruned_by(search, share)
         found += made
         losses = [known.get(recipe.name) for recipe in made]
-        if not any(loss is not None and loss <= search.max_loss for loss in losses):
+        if not any(loss is not None and loss <= search.max_loss / 2 for loss in losses):
             break
     if search.mode == "auto" and all(_lost(known.get(recipe.name), search.max_loss) for recipe in found):
         found += _pruned_by(search, PRUNED_SHARES[0])

@@ -41,6 +41,7 @@ def test_pruning_goes_on_while_it_costs_little_and_back_when_it_costs_too_much()
     assert names("prune", {}) == ["prune-30"]
     assert names("prune", {"prune-30": 0.0}) == ["prune-50"]
     assert names("prune", {"prune-30": 0.2}) == []
+    assert names("prune", {"prune-30": 0.007}) == [], "more than half of the budget is gone: the next would break it"
 
 
 def test_what_could_not_be_made_is_not_tried_again() -> None:

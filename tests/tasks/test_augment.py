@@ -218,3 +218,23 @@ def test_rows_of_the_rarer_classes_are_made_of_their_own(context: StageContext, 
 def test_policies_of_pictures_are_not_for_tables(context: StageContext, wine: DatasetRef) -> None:
     with pytest.raises(InvalidOptionError, match=r"'flip' is not for tables. Allowed: noise, smote"):
         augment(wine, "flip", balance=True, context=context)
+
+
+def test_two_ranks_whose_policy_raises_tell_it_once(context: StageContext, uneven: Path) -> None:
+    from algorithms.run import RunSpec
+
+    spec = RunSpec(
+        verb="train",
+        algorithm="image-classification/small-cnn",
+        config={"augment": "tests.policies:failing", "epochs": 1, "batch_size": 8},
+        dataset=import_source(context.store, str(uneven), "pets"),
+        workspace=context.settings.workspace_uri,
+        output="runs/failing/trained",
+    )
+    context.backend = "torch"
+    with pytest.raises(UserCodeError) as caught:
+        context.launch_ranks(spec, num_ranks=2, on_event=lambda event: None)
+    told = str(caught.value)
+    assert told.count("Traceback") == told.count("in my own policy") - 1 == 1
+    assert 'raise ZeroDivisionError("in my own policy")' in told
+    assert "torch_verbs" not in told

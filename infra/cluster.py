@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra._supervisor import start_supervised
 from infra.errors import ServiceError, StoreAccessError
@@ -49,8 +49,23 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
 
 def num_slots(client: Client) -> int:
     """Slots of all running workers, taken or free."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return int(sum(worker["resources"].get("slot", 0) for worker in workers if worker.get("status", "running") == "running"))
+    workers = known_workers(client) or {}
+    return int(sum(worker["resources"].get("slot", 0) for worker in workers.values() if worker.get("status", "running") == "running"))
+
+
+def known_workers(client: Client) -> dict[str, Any] | None:
+    """What the scheduler knows of its workers, by address; None if it does not answer.
+
+    Not ``Client.scheduler_info``: every two seconds the client's own heartbeat puts an answer without workers in the place where that one looks, and
+    on a busy machine it does so before the answer is read.
+    """
+    if client.scheduler is None:
+        return None
+    try:
+        found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    except OSError:
+        return None
+    return found
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra._rank_task import deliver, run_rank
 from infra._rendezvous import Slot, address_towards, assign_ranks, serve_rendezvous
-from infra.cluster import num_slots
+from infra.cluster import known_workers, num_slots
 from infra.collectives import THREAD_VARIABLES
 from infra.errors import (
     AtelierError,
@@ -337,8 +337,8 @@ class _Job:
 
     def _check_workers(self) -> None:
         """A task whose worker has gone is not reported: Dask starts it again elsewhere."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        if self.client.status != "running":
+        workers = known_workers(self.client)
+        if workers is None or self.client.status != "running":
             return  # its futures are cancelled when the scheduler is given up
         for key, here in self.ready.items():
             if here["address"] not in workers and key not in self.results:
@@ -369,8 +369,8 @@ class _Job:
             try:
                 message = self._inbox.get(timeout=0.1)
             except queue.Empty:
-                workers = self.client.scheduler_info(n_workers=-1)["workers"]
-                keys = {key for key in keys if self.ready[key]["address"] in workers}
+                workers = known_workers(self.client)
+                keys = {key for key in keys if workers is None or self.ready[key]["address"] in workers}
                 continue
             if "result" in message:
                 keys = keys - {message["key"]}

@@ -87,7 +87,7 @@ def judge_slices(slices: list[Slice], hits: NDArray[np.bool_]) -> list[dict[str,
         count, right = int(one.inside.sum()), int(hits[one.inside].sum())
         low, high = wilson(right / count, count)
         rest, rest_right = len(hits) - count, int(hits.sum()) - right
-        p = _p_lower(right, count, rest_right, rest)
+        p = p_lower(right, count, rest_right, rest)
         found.append(_entry(one, count, right / count, low, high, rest_right / rest, p, len(slices)))
     return sorted(found, key=lambda entry: (entry["figure"], entry["column"], entry["value"]))
 
@@ -107,12 +107,17 @@ def judge_slices_of_numbers(slices: list[Slice], errors: NDArray[np.float64]) ->
     return sorted(found, key=lambda entry: (-entry["figure"], entry["column"], entry["value"]))
 
 
-def _p_lower(right: int, count: int, other_right: int, other_count: int) -> float:
-    """The probability that chance puts a part so far below the other, one-sided; 1 if it is not below."""
-    from scipy.stats import fisher_exact
+def p_lower(right: int, count: int, other_right: int, other_count: int) -> float:
+    """The probability that chance puts so few of all hits into a part of ``count`` samples: Fisher's exact test, one-sided."""
+    hits, total = right + other_right, count + other_count
+    log_factorial = np.append(0.0, np.cumsum(np.log(np.arange(1, total + 1))))
 
-    table = [[right, count - right], [other_right, other_count - other_right]]
-    return float(fisher_exact(table, alternative="less").pvalue)
+    def log_choose(whole: int, part: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(log_factorial[whole] - log_factorial[part] - log_factorial[whole - part])
+
+    inside = np.arange(max(0, hits - other_count), right + 1)
+    ways = log_choose(count, inside) + log_choose(other_count, hits - inside) - log_choose(total, np.array([hits]))
+    return float(min(np.exp(ways).sum(), 1.0))
 
 
 def _entry(one: Slice, count: int, figure: float, low: float, high: float, rest: float, p: float, num_slices: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from infra.cluster import num_slots, open_cluster
+from infra.cluster import known_workers, num_slots, open_cluster
 from infra.errors import CorruptArtifactError, ServiceError, StoreAccessError
 from infra.settings import Settings
 
@@ -133,3 +134,21 @@ def test_a_state_folder_that_cannot_be_written_is_said_in_words(tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreAccessError, match="ATELIER_WORKSPACE"), open_cluster(Settings(workspace=str(tmp_path / "file"))):
         raise AssertionError("it must not start")
+
+
+def test_workers_are_known_also_while_the_client_asks_without_them(cluster: Client) -> None:
+    """The client's own heartbeat asks for no workers, and its answer must not be taken for the cluster's state."""
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            cluster.sync(cluster._update_scheduler_info)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        assert {num_slots(cluster) for _ in range(300)} == {2}
+        assert {len(known_workers(cluster) or {}) for _ in range(300)} == {2}
+    finally:
+        done.set()
+        thread.join()

@@ -77,7 +77,7 @@ def test_the_section_is_well_formed_and_escaped(classes: int) -> None:
 
 
 def test_what_is_not_there_is_left_out() -> None:
-    empty = {
+    empty: dict[str, Any] = {
         "slices": [],
         "robustness": [],
         "importance": {},

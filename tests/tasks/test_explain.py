@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,7 @@ ALGORITHM = "image-classification/small-cnn"
 
 @pytest.mark.slow
 def test_a_package_is_explained_once(cluster: Client, workspace: Path, few_digits: Path) -> None:
-    events = []
+    events: list[dict[str, Any]] = []
     with StageContext.open(report=events.append) as context:
         context.use_cluster(cluster)
         data = import_source(context.store, str(few_digits), "few-digits")

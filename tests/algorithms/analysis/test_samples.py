@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.stats import fisher_exact
 
 from algorithms.analysis.label_errors import find_label_errors
 from algorithms.analysis.properties import measure
 from algorithms.analysis.robustness import PICTURE_LEVELS, disturb_picture, disturb_rows
 from algorithms.analysis.scored import choose
-from algorithms.analysis.slices import cut, judge_slices, judge_slices_of_numbers
+from algorithms.analysis.slices import cut, judge_slices, judge_slices_of_numbers, p_lower
 
 
 def test_planted_wrong_labels_are_found_first() -> None:
@@ -46,6 +47,15 @@ def test_the_slice_that_was_made_worse_is_the_one_that_is_told() -> None:
     assert worse == [("site", "south")]
     assert found[0]["figure"] == pytest.approx(hits[site == "south"].mean())
     assert found[0]["rest"] == pytest.approx(hits[site != "south"].mean())
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "other_right", "other_count"), [(3, 10, 9, 10), (0, 5, 90, 100), (10, 10, 20, 20), (300, 400, 900, 1000)]
+)
+def test_the_probability_is_that_of_fishers_test(right: int, count: int, other_right: int, other_count: int) -> None:
+    table = [[right, count - right], [other_right, other_count - other_right]]
+    expected = fisher_exact(table, alternative="less").pvalue
+    assert p_lower(right, count, other_right, other_count) == pytest.approx(expected, rel=1e-6)
 
 
 def test_chance_alone_makes_no_slice_worse() -> None:

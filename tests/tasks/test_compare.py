@@ -33,7 +33,7 @@ def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, 
     from tasks.report import RunCardInputs, report
 
     folder = f"runs/r{number}"
-    spec = {"algorithm": algorithm, "config": options, "dataset": ref, "workspace": store.uri}
+    spec: dict[str, Any] = {"algorithm": algorithm, "config": options, "dataset": ref, "workspace": store.uri}
     trained = execute(RunSpec(verb="train", output=f"{folder}/trained", **spec), LocalCollectives())
     evaluation = execute(RunSpec(verb="evaluate", output=f"{folder}/evaluation", model=trained, **spec), LocalCollectives())
     package = execute(RunSpec(verb="export", output=f"{folder}/package", model=trained, **spec), LocalCollectives())

@@ -156,6 +156,7 @@ def fit_bag(member: Member, rows: Rows, run: Run, *, deadline: float, must: bool
             return forest.fit_forest(learning, config, extra=member.kind == "extra-trees", deadline=until, left_out=False)[0]
         return kind.family.fit(config, learning, TimedProgress(quiet(run), "", deadline=until))
 
+    model: Any
     left_out: NDArray[np.float64] | None
     if kind.way == "left out" and (rows.weights is None or not is_forest):
         learning = rows.learning(kind.dense, everything, ~everything)

@@ -61,7 +61,10 @@ def fit(config: EnsembleConfig, learning: Learning, progress: Progress) -> Ensem
     bags = _fit_members(config, rows, clock, progress)
     usable = usable_rows(rows)
     shares = _weigh(bags, rows, usable)
-    board = {"members": _board(bags, shares, rows, usable), "left_out": _judge(blend([bag.left_out for bag in bags], shares), rows, usable)}
+    board: dict[str, Any] = {
+        "members": _board(bags, shares, rows, usable),
+        "left_out": _judge(blend([bag.left_out for bag in bags], shares), rows, usable),
+    }
     board |= {
         "num_rows": len(rows),
         "folds": config.folds,

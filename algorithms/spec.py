@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning"]
 
 
-def _names(value: Any) -> Any:
+def split_names(value: Any) -> Any:
     """``a,b`` as it comes from a command line, or a list."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 
 
 class Config(BaseModel):

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 from typing import Any
@@ -31,6 +32,7 @@ SUMMARIES = {
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130
+LEAST_FREE = 256 << 10  # bytes; with less, a database cannot write
 
 
 class LazyGroup(click.Group):
@@ -84,7 +86,35 @@ def main(arguments: list[str] | None = None) -> Any:
             sys.exit(0)
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}", err=True)
         sys.exit(2 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM) else 1)
+    except Exception as error:
+        ours = _cause(error)
+        if ours is None:
+            raise  # a fault of the program: its traceback is what helps
+        click.echo(f"Error: {ours}", err=True)
+        sys.exit(ours.exit_status)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _cause(error: BaseException) -> AtelierError | None:
+    """Our error behind one of a library's that came while it was handled, or a full disk, on which Prefect's database fails first."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, AtelierError):
+        seen = seen.__cause__ or seen.__context__
+    return seen or _full_disk()
+
+
+def _full_disk() -> AtelierError | None:
+    from infra.errors import StoreAccessError
+    from infra.settings import load_settings
+
+    folder = load_settings().state_dir
+    while not folder.exists():
+        folder = folder.parent
+    if shutil.disk_usage(folder).free > LEAST_FREE:
+        return None
+    return StoreAccessError(
+        str(folder), "the disk is full", "Free some room, then run the same command again: it goes on where it stopped."
+    )
 
 
 if __name__ == "__main__":

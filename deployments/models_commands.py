@@ -240,7 +240,10 @@ def _table(*columns: str) -> Any:
 def _print_table(table: Any) -> None:
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000  # a program that reads it cuts nothing
+    console.print(table)
 
 
 def _main_metrics(version: ModelVersion) -> str:

@@ -132,5 +132,16 @@ def show_result(result: RunResult) -> None:
     for title, metrics in (("shipped package", result.metrics), ("trained model", result.baseline_metrics)):
         table.add_row(title, *(f"{metrics[key]:.4f}" if isinstance(metrics.get(key), int | float) else "" for key in shown))
     console.print(table)
+    if result.trials:
+        best = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in result.trials["best_parameters"].items()
+        )
+        console.print(f"trials    {result.trials['number']}, {result.trials['reason']}; {best}", markup=False)
+    if result.compression:
+        console.print(f"shipped   {result.compression['reason']}", markup=False)
+    for advice in result.advice:
+        console.print(f"advice    {advice['text']}", markup=False)
     console.print(f"package   {result.package}\nrun card  {result.run_card}\n{result.seconds:.1f} s", markup=False)
-    console.print(f"\nNext: atelier predict {result.model} INPUT", markup=False)
+    ref = result.model if "champion" in result.aliases else f"{result.model}/{result.version}"
+    console.print(f"\nNext: atelier predict {ref} INPUT", markup=False)

@@ -164,7 +164,14 @@ def run_stage(stage_task: Task[..., Result], times: list[StageTime], /, again: b
 def record_stages(context: StageContext, run_key: str, times: list[StageTime], started: str) -> None:
     """Note beside the run, for its card, when it was first begun and how long each stage took when it was really done."""
     key = f"runs/{run_key}/stages.json"
+    before: dict[str, Any] = {}
     if context.store.exists(key):
-        started = json.loads(context.store.read_bytes(key))["started"]
-    stages = {one.name: {"name": one.name, "state": one.state, "seconds": one.work_seconds} for one in times}
+        noted = json.loads(context.store.read_bytes(key))
+        started, before = noted["started"], noted["stages"]
+    stages = {
+        one.name: before[one.name]
+        if one.state == "cached" and one.name in before
+        else {"name": one.name, "state": one.state, "seconds": one.work_seconds}
+        for one in times
+    }
     context.store.write_bytes(key, json.dumps({"started": started, "stages": stages}, indent=2).encode())

@@ -33,7 +33,7 @@ from tasks.register import Registered, current_state, register
 from tasks.report import CardExtras, write_card
 from tasks.train import Trained, train
 from tasks.tune import Tuned, tune
-from tasks.validate import validate
+from tasks.validate import QUARANTINED, Validated, validate
 
 import_stage = stage(import_data, name="import")
 validate_stage = stage(validate, version=2)
@@ -96,6 +96,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         max_invalid_share=request.max_invalid_share,
         suite=request.suite,
     )
+    _tell_broken(checked, context)
     for warning in checked.warnings[:10]:
         context.report({"kind": "log", "message": f"warning: {warning}"})
     card = open_dataset(context.store, checked.data, context.settings.cache_path).card
@@ -168,6 +169,18 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     return result
 
 
+def _tell_broken(checked: Validated, context: StageContext) -> None:
+    """The first of the samples that were set aside, and where all are listed."""
+    if not checked.num_invalid:
+        return
+    broken = read_json(context, checked.report, QUARANTINED)
+    for one in broken[:5]:
+        context.report({"kind": "log", "message": f"set aside: {one['id']}: {'; '.join(one['reasons'])}"})
+    context.report(
+        {"kind": "log", "message": f"{checked.num_invalid} set aside; all are in {_where(context, checked.report)}/{QUARANTINED}"}
+    )
+
+
 def _augment(request: RunRequest, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, times: list[StageTime]) -> DatasetRef:
     """The version with more training samples, where that was asked for."""
     if not request.balance and request.expand == 1:
@@ -238,6 +251,7 @@ def _import(
         "regression": algorithm.task.endswith("regression"),
         "ratios": request.ratios,
         "split_seed": request.split_seed,
+        "mend": request.on_invalid == "repair",
     }
     fingerprint = source_key(request.data, **split, context=context)
     context.start_cluster()
@@ -248,7 +262,7 @@ def _import(
 def _register(context: StageContext, times: list[StageTime], **registration: Any) -> Registered:
     """The version as it is now: people move aliases and delete versions, which a cached stage does not know."""
     registered = run_stage(register_stage, times, **registration)
-    if (now := current_state(registered, context)) is not None:
+    if (now := current_state(registered, registration["package"], context)) is not None:
         return now
     times.pop()  # deleted since
     return run_stage(register_stage, times, again=True, **registration)

@@ -19,7 +19,7 @@ from infra._registry_search import matches
 from infra._registry_version import ModelVersion, check_alias, check_name, figures, iso, now, parse_ref
 from infra._registry_zip import pack, unpack
 from infra.artifacts import Artifact, fetch, publish
-from infra.errors import InvalidOptionError, ModelNotFoundError
+from infra.errors import ArtifactNotFoundError, CorruptArtifactError, InvalidOptionError, ModelNotFoundError
 from infra.promotion import CHALLENGER, CHAMPION, LogEvent, Operation, live_at, previous_champion, replay_aliases
 from infra.settings import Settings
 from infra.store import Store
@@ -107,6 +107,15 @@ class Registry:
             CorruptArtifactError: a file differs from its digest; it is named.
         """
         return fetch(self._store, version.package, self._settings.cache_path)
+
+    def mend(self, version: ModelVersion, package: Artifact) -> None:
+        """Put the version's package back from another copy of it, if it was lost or damaged."""
+        try:
+            self.package_folder(version)
+        except (ArtifactNotFoundError, CorruptArtifactError):
+            with self._ledger.changing(version.name):
+                self._store.delete(version.package.key)
+                self._ledger.keep(package)
 
     def history(self, name: str) -> list[LogEvent]:
         """The log of a model, oldest first.

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.artifacts import Artifact
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
+from infra.errors import ArtifactNotFoundError, CorruptArtifactError
 from infra.promotion import CHALLENGER, CHAMPION, LogEvent, choose
 from infra.registry import ModelVersion, Registry
 
@@ -74,10 +75,16 @@ def register(
     return Registered(name=name, version=version.version, aliases=promoted.aliases, decision=decision, reason=reason)
 
 
-def current_state(registered: Registered, context: StageContext) -> Registered | None:
-    """What an earlier registration is now: people move aliases and delete versions. None: it is no longer there."""
-    for version in Registry(context.settings, context.store).versions(registered.name):
+def current_state(registered: Registered, package: Artifact, context: StageContext) -> Registered | None:
+    """What an earlier registration is now: people move aliases and delete versions. None: it is no longer there.
+
+    A kept package that was lost or damaged since is made whole from ``package``, the run's own copy.
+    """
+    registry = Registry(context.settings, context.store)
+    for version in registry.versions(registered.name):
         if version.version == registered.version:
+            if version.package.digest == package.digest:
+                registry.mend(version, package)
             return registered.model_copy(update={"aliases": list(version.aliases)})
     return None
 
@@ -128,7 +135,10 @@ def _champion_metric(
 
     if champion.algorithm.split("/")[0] != challenger.task:
         return None, "", f"it does another task ({champion.algorithm})"
-    package = Package.load(registry.package_folder(champion))
+    try:
+        package = Package.load(registry.package_folder(champion))
+    except (ArtifactNotFoundError, CorruptArtifactError) as error:
+        return None, "", f"its package is lost or damaged ({error})"
     if differ := sorted(set(package.labels) ^ set(challenger.labels)):
         return None, "", f"the classes differ ({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''})"
     targets = [loaded.description["config"].get("target") for loaded in (package, challenger)]

@@ -100,7 +100,7 @@ def validate(
         answer, report = _examine(gate, key, context)
     if answer["decision"]["action"] == "fail":
         location = _location(context, report.key)
-        raise ValidationFailedError(data.name or data.digest[:16], answer["decision"]["failures"], location, _hint(answer))
+        raise ValidationFailedError(data.name or data.digest[:16], answer["decision"]["failures"], location, _hint(answer, on_invalid))
     return Validated(
         data=DatasetRef(digest=answer["data"]["digest"], name=data.name, kind=data.kind),
         report=report,
@@ -308,7 +308,9 @@ def _location(context: StageContext, key: str) -> str:
     return str(path) if path is not None else f"{context.store.uri}/{key}/{DOCS}"
 
 
-def _hint(answer: Mapping[str, Any]) -> str:
+def _hint(answer: Mapping[str, Any], on_invalid: str) -> str:
     if not answer["num_invalid"]:
         return ""
+    if on_invalid == "fail":
+        return "Mend or remove the broken samples (quarantined.json beside the report lists all), or set them aside with --on-invalid quarantine."
     return "Mend or remove the broken samples (quarantined.json beside the report lists all), or allow more with --max-invalid-share."

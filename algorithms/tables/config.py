@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from algorithms.engines.torch_config import TorchConfig
-from algorithms.spec import Config, Names
+from algorithms.spec import Config, Names, split_names
 from algorithms.user_code import is_dotted
 
 ROW_POLICIES = ("none", "noise", "smote")
@@ -152,7 +152,7 @@ _EVERY_KIND: tuple[MemberKind, ...] = ("linear", "kernel", "extra-trees", "rando
 class EnsembleConfig(TableConfig):
     """Many models of several kinds, weighted by how well they predict rows that they did not learn from."""
 
-    members: Annotated[tuple[MemberKind, ...], BeforeValidator(_names)] = Field(
+    members: Annotated[tuple[MemberKind, ...], BeforeValidator(split_names)] = Field(
         default=_EVERY_KIND, min_length=1, description="Kinds of models, such as linear,lightgbm; of each several configurations are tried."
     )
     time_limit_s: float = Field(

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
-from tasks._card.tuning import finding, front_chart, history_chart, importance_chart, parallel_chart, section, table
+from tasks._card.tuning import body, finding, front_chart, history_chart, importance_chart, parallel_chart, table
 
 SPACE = {
     "learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-1, "log": True},
@@ -37,7 +37,7 @@ def _two() -> dict[str, Any]:
 
 def _whole(html: str) -> None:
     """It can be parsed, needs nothing from outside, and each picture says what it is."""
-    tree = ElementTree.fromstring(html)
+    tree = ElementTree.fromstring(f"<div>{html}</div>")
     pictures = [node for node in tree.iter() if node.tag.endswith("svg")]
     assert all(picture[0].tag.endswith("title") and picture[1].tag.endswith("desc") for picture in pictures)
     ids = re.findall(r'id="([^"]+)"', html)
@@ -46,7 +46,7 @@ def _whole(html: str) -> None:
 
 
 def test_the_section_is_whole_with_one_objective_and_with_two() -> None:
-    one, two = str(section(_study())), str(section(_two()))
+    one, two = str(body(_study())), str(body(_two()))
     _whole(one)
     _whole(two)
     assert one.count("<svg") == 3

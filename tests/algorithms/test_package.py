@@ -66,6 +66,7 @@ def test_the_description_tells_all_and_the_same_package_has_the_same_bytes(colou
         "inputs",
         "outputs",
         "preprocessing",
+        "calibration",
         "lineage",
         "config",
         "metrics",

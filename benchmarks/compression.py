@@ -159,8 +159,8 @@ def against_torch(found: dict[str, Any], context: StageContext, rounds: int) -> 
     for number in range(rounds):
         for side in (0, 1) if number % 2 else (1, 0):
             medians[side].append(_turn(sides[side]))
-    for side in sides:
-        side.communicate()
+    for process in sides:
+        process.communicate()
     ratio = statistics.median(one / other for one, other in zip(*medians, strict=True))
     return ratio, statistics.median(medians[0]) * 1e3, statistics.median(medians[1]) * 1e3
 

@@ -33,11 +33,13 @@ def plain(data: str, workers: int, epochs: int) -> None:
     """What ``flows.training.run_pipeline`` does, without Prefect."""
     from algorithms.catalog import find_algorithm
     from infra.context import StageContext
+    from tasks.augment import training_gallery
     from tasks.evaluate import evaluate
+    from tasks.explain import explain
     from tasks.import_data import import_data, source_key
     from tasks.package import package
     from tasks.register import register
-    from tasks.report import write_card
+    from tasks.report import CardExtras, write_card
     from tasks.train import train
     from tasks.validate import validate
 
@@ -51,6 +53,7 @@ def plain(data: str, workers: int, epochs: int) -> None:
         trained = train(ALGORITHM, config, checked.data, name="digits", context=context)
         evaluation = evaluate(ALGORITHM, config, checked.data, trained, context=context)
         packaged = package(ALGORITHM, config, checked.data, trained, {"source": data}, context=context)
+        explained = explain(ALGORITHM, config, checked.data, trained, evaluation, packaged, checked.report, context=context)
         card_key = f"runs/{trained.run_key}/card-digits"
         registered = register(
             packaged,
@@ -63,7 +66,10 @@ def plain(data: str, workers: int, epochs: int) -> None:
             context=context,
         )
         request = {"algorithm": ALGORITHM, "data": data, "options": {"epochs": epochs}}
-        write_card(card_key, request, source, checked, trained, evaluation, packaged, registered, config, context=context)
+        extras = CardExtras(gallery=training_gallery(ALGORITHM, config, checked.data, context=context), explained=explained.artifact)
+        write_card(
+            card_key, request, source, checked, checked.data, trained, evaluation, packaged, registered, config, extras, context=context
+        )
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:

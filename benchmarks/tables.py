@@ -70,7 +70,8 @@ def search(
     begin, random = time.monotonic(), np.random.default_rng(seed)
     best: Any = make({}).fit(features, labels)
     fit_s = time.monotonic() - begin
-    best_score, best_options, options = -np.inf, {}, {}
+    best_score, best_options = -np.inf, dict[str, Any]()
+    options: dict[str, Any] = {}
     while time.monotonic() - begin + (FOLDS + 1) * fit_s < limit_s:
         started = time.monotonic()
         score = cross_val_score(make(options), features, labels, cv=FOLDS, scoring=scoring).mean()
@@ -199,9 +200,9 @@ def one_split(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         begin = time.monotonic()
         if side == "ensemble":
             names = [f"x{index}" for index in range(features.shape[1])]
-            frames = [pd.DataFrame(x, columns=names).assign(**{TARGET: y}) for x, y in ((train_x, train_y), (test_x, test_y))]
+            learn, judge = (pd.DataFrame(x, columns=names).assign(**{TARGET: y}) for x, y in ((train_x, train_y), (test_x, test_y)))
             options = {"time_limit_s": arguments.time_limit, **dict(pair.split("=", 1) for pair in arguments.set)}
-            found[side] = ensemble(*frames, regression, seed, options, arguments.threads)
+            found[side] = ensemble(learn, judge, regression, seed, options, arguments.threads)
         else:
             make, draw = rivals[side]
             model = search(make, draw, train_x, train_y, scoring=scoring, limit_s=arguments.time_limit, seed=seed)

@@ -21,7 +21,7 @@ from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
 from tasks._tuning.plan import Objective, Pruner, Sampler
-from tasks.augment import GALLERY, augment, show_gallery
+from tasks.augment import GALLERY, augment, training_gallery
 from tasks.compress import TABLE_FILE, Compressed
 from tasks.compress import compress as compress_model
 from tasks.evaluate import evaluate
@@ -142,7 +142,10 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         registered=registered,
         config=options,
         extras=CardExtras(
-            study=tuned and tuned.artifact, compression=compressed and compressed.table, gallery=gallery, explained=explained.artifact
+            study=tuned.artifact if tuned else None,
+            compression=compressed.table if compressed else None,
+            gallery=gallery,
+            explained=explained.artifact,
         ),
     )
     fetch(context.store, shipped, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
@@ -155,8 +158,8 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         dataset=data.digest,
         metrics=read_json(context, shipped, "package.json")["metrics"],
         baseline_metrics=read_json(context, evaluation, "metrics.json"),
-        trials=tuned and _trials(tuned),
-        compression=compressed and compressed.table and read_json(context, compressed.table, TABLE_FILE),
+        trials=_trials(tuned) if tuned else None,
+        compression=read_json(context, compressed.table, TABLE_FILE) if compressed and compressed.table else None,
         advice=[one.model_dump(mode="json") for one in explained.advice],
         package=_where(context, shipped),
         run_card=_where(context, run_card) + "/index.html",
@@ -202,17 +205,7 @@ def _augment(request: RunRequest, algorithm: Algorithm, options: dict[str, Any],
 
 def _gallery(name: str, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, context: StageContext) -> Artifact | None:
     """Training pictures before and after augmentation, in the store and on Prefect's page."""
-    if algorithm.modality != "image":
-        return None
-    shown = show_gallery(
-        data,
-        options["augment"],
-        image_size=options["image_size"],
-        channels=options["channels"],
-        no_flip=options.get("no_flip", ()),
-        seed=options["seed"],
-        context=context,
-    )
+    shown = training_gallery(algorithm.name, options, data, context=context)
     if shown is not None:
         show_gallery_page(name, read_json(context, shown, GALLERY))
     return shown

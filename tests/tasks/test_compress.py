@@ -115,13 +115,13 @@ def test_a_network_is_compressed_in_every_way_resumed_and_refused(context: Recor
     assert context.started == []
 
     # A budget that cannot be met: fp32 and the reason; or an error that says where the table is. No candidate is made again.
-    tight = {"mode": "quantize", "max_latency_ms": 1e-6}
-    refused = compress(**inputs, settings=CompressSettings(**tight), context=context)
+    tight = CompressSettings(mode="quantize", max_latency_ms=1e-6)
+    refused = compress(**inputs, settings=tight, context=context)
     assert refused.package == inputs["package"]
     assert "allowed is 1e-06 ms" in refused.reason
     assert not [verb for verb, _ in context.started if verb != "measure"]
     with pytest.raises(BudgetNotMetError, match="latency at most 1e-06 ms"):
-        compress(**inputs, settings=CompressSettings(**tight, strict=True), context=context)
+        compress(**inputs, settings=tight.model_copy(update={"strict": True}), context=context)
 
 
 def test_trees_become_fewer(context: Recording, wine_table: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_search_ends() -> None:
         for mode in ("none", "prune", "quantize", "distill", "auto"):
             known: dict[str, float | None] = {}
             for _ in range(20):
-                found = next_recipes(search(mode), known)  # type: ignore[arg-type]
+                found = next_recipes(search(mode), known)
                 if not found:
                     break
                 known |= {recipe.name: worst for recipe in found}

@@ -57,6 +57,7 @@ class Squares:
 
     def __init__(self, fails_at: int = 10**9) -> None:
         self.fails_at = fails_at
+        self.labels = np.arange(100)
 
     def __len__(self) -> int:
         return 100

@@ -101,6 +101,7 @@ class Algorithm:
         suits: one sentence: when to choose it.
         size: what it weighs, in words: ``11.2 M parameters``.
         defaults: values that differ from the config type's own defaults.
+        learns_from_valid: whether the model learns from the valid split too, so that what it says about it proves nothing.
         search_space: what tuning may choose, by option; empty: a user has to say what to tune.
     """
 
@@ -111,6 +112,7 @@ class Algorithm:
     suits: str
     size: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    learns_from_valid: bool = False
     search_space: Mapping[str, Range] = field(default_factory=dict)
 
     @property

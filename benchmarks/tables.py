@@ -241,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each side, data set and seed")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=100, help="Seeds below 100 were looked at while the preset was built.")
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -255,7 +256,7 @@ def main() -> None:
     )
     results: dict[str, list[dict[str, dict[str, Any]]]] = {}
     for name in arguments.data.split(","):
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             split = one_split(name, seed, arguments)
             results.setdefault(name, []).append(split)
             print(

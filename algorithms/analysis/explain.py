@@ -127,7 +127,8 @@ def _look(algorithm: Algorithm, config: Config, data: Dataset, run: Run) -> Look
     package = Package.load(run.inputs["package"], threads=run.spec.threads, verify=False)
     places, splits = {}, {}
     for split, most in LIMITS["image" if package.is_image else "table"].items():
-        places[split] = scored.choose(data.num_rows(split), most, config.seed)
+        num_rows = 0 if split == "valid" and algorithm.learns_from_valid else data.num_rows(split)
+        places[split] = scored.choose(num_rows, most, config.seed)
         score = scored.score_pictures if package.is_image else scored.score_rows
         splits[split] = score(package, data, split, places[split])
     return Looked(algorithm, config, data, package, places, splits)

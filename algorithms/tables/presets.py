@@ -100,6 +100,7 @@ TABLE_PRESETS = (
     ),
     Algorithm(
         name="tabular-classification/ensemble",
+        learns_from_valid=True,
         config_type=config.EnsembleClassifierConfig,
         engine=EstimatorEngine(_CLASSES, _ENSEMBLE),
         summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
@@ -153,6 +154,7 @@ TABLE_PRESETS = (
     ),
     Algorithm(
         name="tabular-regression/ensemble",
+        learns_from_valid=True,
         config_type=config.EnsembleConfig,
         engine=EstimatorEngine(_NUMBERS, _ENSEMBLE),
         summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",

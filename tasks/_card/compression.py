@@ -13,7 +13,7 @@ from tasks._card.words import metric_name
 
 _WIDTH, _HEIGHT = 560.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 20.0, 36.0, 34.0
-_HEADS = ("", "{metric}", "size", "p50", "p95", "batch 32", "samples/s", "speed", "MACs", "parameters", "outcome")
+_HEADS = ("", "{metric}", "size", "p50", "p95", "batch 32", "samples/s", "speed", "MACs", "parameters")
 
 
 def compression_section(table: Mapping[str, Any]) -> Markup:
@@ -84,7 +84,7 @@ def compression_table(table: Mapping[str, Any]) -> Markup:
         f"the shipped model {_figure(test['shipped'])}."
     )
     return Markup(  # every text went through `escape`
-        f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div><p class="note">{note}</p>'
+        f'<div class="scroll"><table class="numbers" style="font-size: 0.84em"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div><p class="note">{note}</p>'
     )
 
 
@@ -102,10 +102,10 @@ def _table_row(row: Mapping[str, Any]) -> str:
         _short(row["num_parameters"]),
     ]
     shown: Sequence[str] = [f"<td>{cell}</td>" for cell in cells]
-    words = f'<td class="words">{escape(_outcome(row))}</td>'
-    head = f'<th title="{escape(row["done"], quote=True)}">{escape(row["name"])}</th>'
+    words = f'<br><span class="soft">{escape(_outcome(row))}</span>'
+    head = f'<th style="min-width: 10em" title="{escape(row["done"], quote=True)}">{escape(row["name"])}{words}</th>'
     css = ' class="main"' if row["status"] == "chosen" else ""
-    return f"<tr{css}>{head}{''.join(shown)}{words}</tr>"
+    return f"<tr{css}>{head}{''.join(shown)}</tr>"
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

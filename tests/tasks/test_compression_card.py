@@ -51,7 +51,7 @@ def test_the_plot_marks_what_is_shipped_and_is_well_formed() -> None:
 def test_the_table_has_every_candidate_and_escapes_what_it_shows() -> None:
     section = str(compression_section(TABLE))
     assert section.count("<tr") == 5
-    assert '<tr class="main"><th title="int8 &amp; calibrated">int8</th>' in section
+    assert '<tr class="main"><th style="min-width: 10em" title="int8 &amp; calibrated">int8<br>' in section
     assert "failed: because &lt;it&gt; is" in section
     assert "A &lt;processor&gt; with 2 threads" in section
     assert "0.993" in section

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ from tasks.augment import GALLERY, augment, training_gallery
 from tasks.compress import TABLE_FILE, Compressed
 from tasks.compress import compress as compress_model
 from tasks.evaluate import evaluate
-from tasks.explain import explain
+from tasks.explain import Explained, explain
 from tasks.import_data import import_data, source_key
 from tasks.ingest import default_name
 from tasks.package import package, read_json
@@ -76,14 +76,77 @@ def _lineage(request: RunRequest, source: str, clean: str) -> dict[str, Any]:
     return {"dataset": clean, "source_dataset": source, "source": request.data, "algorithm": request.algorithm}
 
 
+class _Data(NamedTuple):
+    """What is learned from, and how it came to be."""
+
+    name: str
+    source: DatasetRef
+    checked: Validated
+    data: DatasetRef
+
+
+class _Model(NamedTuple):
+    """What was learned, what ships of it, and what is known about it."""
+
+    options: dict[str, Any]
+    trained: Trained
+    evaluation: Artifact
+    shipped: Artifact
+    explained: Explained
+    tuned: Tuned | None
+    compressed: Compressed | None
+    gallery: Artifact | None
+    card_key: str
+
+
 def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     """Every stage in order; each is taken from an earlier run where its inputs are the same."""
     begin = time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
-    search = request.tune_settings(algorithm)
     times: list[StageTime] = []
+    found = _get_data(request, algorithm, options, times, context)
+    model = _make_model(request, algorithm, options, found, times, context)
+    registered = _register(
+        context,
+        times,
+        package=model.shipped,
+        name=found.name,
+        algorithm=algorithm.name,
+        data=found.data,
+        run_id=model.trained.run_id,
+        min_gain=request.min_gain,
+        run_card_key=model.card_key,
+    )
+    record_stages(context, model.trained.run_key, times, started)
+    run_card = _report(request, found, model, registered, times)
+    fetch(context.store, model.shipped, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
+    result = RunResult(
+        model=registered.name,
+        version=registered.version,
+        aliases=list(registered.aliases),
+        decision=registered.reason,
+        algorithm=algorithm.name,
+        dataset=found.data.digest,
+        metrics=read_json(context, model.shipped, "package.json")["metrics"],
+        baseline_metrics=read_json(context, model.evaluation, "metrics.json"),
+        trials=_trials(model.tuned) if model.tuned else None,
+        compression=read_json(context, model.compressed.table, TABLE_FILE) if model.compressed and model.compressed.table else None,
+        advice=[one.model_dump(mode="json") for one in model.explained.advice],
+        package=_where(context, model.shipped),
+        run_card=_where(context, run_card) + "/index.html",
+        stages=times,
+        seconds=round(time.monotonic() - begin, 3),
+    )
+    context.store.write_bytes(f"runs/{model.trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
+    summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
+    show_result(found.name, summary, result.metrics, result.baseline_metrics, result.run_card)
+    return result
+
+
+def _get_data(request: RunRequest, algorithm: Algorithm, options: dict[str, Any], times: list[StageTime], context: StageContext) -> _Data:
+    """Imported, judged and, where that was asked for, expanded."""
     source = _import(request, algorithm, options, times, context)
     name = request.name or default_name(source.name or request.data).lower()
     checked = run_stage(
@@ -101,9 +164,16 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         context.report({"kind": "log", "message": f"warning: {warning}"})
     card = open_dataset(context.store, checked.data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, _where(context, checked.report))
-    data = _augment(request, algorithm, options, checked.data, times)
+    return _Data(name, source, checked, _augment(request, algorithm, options, checked.data, times))
+
+
+def _make_model(
+    request: RunRequest, algorithm: Algorithm, options: dict[str, Any], found: _Data, times: list[StageTime], context: StageContext
+) -> _Model:
+    """The best options, a trained model, the package that ships, and a closer look at it."""
+    data, name = found.data, found.name
     context.also_report(show_progress(name, context.report))
-    tuned: Tuned | None = None
+    search, tuned = request.tune_settings(algorithm), None
     if search is not None:
         tuned = run_stage(tune_stage, times, algorithm=algorithm.name, config=options, data=data, settings=search, code=digests(options))
         options = tuned.config
@@ -111,65 +181,36 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     trained = run_stage(train_stage, times, algorithm=algorithm.name, config=options, data=data, name=name, code=digests(options))
     common: dict[str, Any] = {"algorithm": algorithm.name, "config": options, "data": data, "trained": trained}
     evaluation = run_stage(evaluate_stage, times, **common)
-    packaged = run_stage(package_stage, times, **common, lineage=_lineage(request, source.digest, data.digest))
-    compressed = _compress(request, common, packaged, trained, times)
+    packaged = run_stage(package_stage, times, **common, lineage=_lineage(request, found.source.digest, data.digest))
+    compressed = _compress(request, common, packaged, times)
     shipped = packaged if compressed is None else compressed.package
-    explained = run_stage(explain_stage, times, **common, evaluation=evaluation, package=shipped, validation=checked.report)
+    explained = run_stage(explain_stage, times, **common, evaluation=evaluation, package=shipped, validation=found.checked.report)
     card_key = f"runs/{trained.run_key}/card-{name}" + ("" if shipped == packaged else f"-{shipped.digest[:12]}")
-    registered = _register(
-        context,
-        times,
-        package=shipped,
-        name=name,
-        algorithm=algorithm.name,
-        data=data,
-        run_id=trained.run_id,
-        min_gain=request.min_gain,
-        run_card_key=card_key,
-    )
-    record_stages(context, trained.run_key, times, started)
-    run_card = run_stage(
+    return _Model(options, trained, evaluation, shipped, explained, tuned, compressed, gallery, card_key)
+
+
+def _report(request: RunRequest, found: _Data, model: _Model, registered: Registered, times: list[StageTime]) -> Artifact:
+    """The run card."""
+    return run_stage(
         report_stage,
         times,
-        key=card_key,
+        key=model.card_key,
         request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
-        source=source,
-        checked=checked,
-        data=data,
-        trained=trained,
-        evaluation=evaluation,
-        package=shipped,
+        source=found.source,
+        checked=found.checked,
+        data=found.data,
+        trained=model.trained,
+        evaluation=model.evaluation,
+        package=model.shipped,
         registered=registered,
-        config=options,
+        config=model.options,
         extras=CardExtras(
-            study=tuned.artifact if tuned else None,
-            compression=compressed.table if compressed else None,
-            gallery=gallery,
-            explained=explained.artifact,
+            study=model.tuned.artifact if model.tuned else None,
+            compression=model.compressed.table if model.compressed else None,
+            gallery=model.gallery,
+            explained=model.explained.artifact,
         ),
     )
-    fetch(context.store, shipped, context.settings.cache_path)  # what is handed out is whole, also if it was made long ago
-    result = RunResult(
-        model=registered.name,
-        version=registered.version,
-        aliases=list(registered.aliases),
-        decision=registered.reason,
-        algorithm=algorithm.name,
-        dataset=data.digest,
-        metrics=read_json(context, shipped, "package.json")["metrics"],
-        baseline_metrics=read_json(context, evaluation, "metrics.json"),
-        trials=_trials(tuned) if tuned else None,
-        compression=read_json(context, compressed.table, TABLE_FILE) if compressed and compressed.table else None,
-        advice=[one.model_dump(mode="json") for one in explained.advice],
-        package=_where(context, shipped),
-        run_card=_where(context, run_card) + "/index.html",
-        stages=times,
-        seconds=round(time.monotonic() - begin, 3),
-    )
-    context.store.write_bytes(f"runs/{trained.run_key}/result.json", json.dumps(result.model_dump(mode="json"), indent=2).encode())
-    summary = result.model_dump(include={"model", "version", "decision", "algorithm", "dataset", "package", "run_card", "seconds"})
-    show_result(name, summary, result.metrics, result.baseline_metrics, result.run_card)
-    return result
 
 
 def _tell_broken(checked: Validated, context: StageContext) -> None:
@@ -211,9 +252,7 @@ def _gallery(name: str, algorithm: Algorithm, options: dict[str, Any], data: Dat
     return shown
 
 
-def _compress(
-    request: RunRequest, common: dict[str, Any], packaged: Artifact, trained: Trained, times: list[StageTime]
-) -> Compressed | None:
+def _compress(request: RunRequest, common: dict[str, Any], packaged: Artifact, times: list[StageTime]) -> Compressed | None:
     """What ships instead of the fp32 package, where that was asked for."""
     if request.compress == "none":
         return None

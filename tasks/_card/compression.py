@@ -84,7 +84,8 @@ def compression_table(table: Mapping[str, Any]) -> Markup:
         f"the shipped model {_figure(test['shipped'])}."
     )
     return Markup(  # every text went through `escape`
-        f'<div class="scroll"><table class="numbers" style="font-size: 0.84em"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div><p class="note">{note}</p>'
+        f'<div class="scroll"><table class="numbers" style="font-size: 0.84em"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<p class="note">{note}</p>'
     )
 
 

@@ -45,9 +45,8 @@ def image_engine(
     )
 
 
-_SHIFT = ({"name": "shift", "share": 0.1},)
 # What trains the larger networks well from random weights: AdamW, one cycle of cosine after a warm-up, clipping, label smoothing, averaging.
-_FROM_SCRATCH = {"epochs": 60, "warmup_epochs": 3.0, "clip_norm": 1.0, "label_smoothing": 0.1, "ema_decay": 0.998, "augment": _SHIFT}
+_FROM_SCRATCH = {"epochs": 60, "warmup_epochs": 3.0, "clip_norm": 1.0, "label_smoothing": 0.1, "ema_decay": 0.998, "augment": "shift"}
 
 _SPACE: dict[str, Range] = {
     "learning_rate": Float(low=3e-4, high=1e-2, log=True),

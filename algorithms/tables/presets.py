@@ -52,6 +52,8 @@ _MLP_SPACE: dict[str, Range] = {
     "hidden": Choice(values=("128", "256", "256,256", "512,256", "256,256,256")),
 }
 
+_ENSEMBLE_SPACE: dict[str, Range] = {"folds": Int(low=3, high=10), "repeats": Int(low=1, high=4)}
+
 TABLE_PRESETS = (
     Algorithm(
         name="tabular-classification/linear",
@@ -106,6 +108,7 @@ TABLE_PRESETS = (
         summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
         suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
         size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
+        search_space=_ENSEMBLE_SPACE,
     ),
     Algorithm(
         name="tabular-regression/linear",
@@ -160,5 +163,6 @@ TABLE_PRESETS = (
         summary="Linear and kernel models, forests, boosted trees and small networks, cross-validated within a time limit and weighted (one ONNX graph)",
         suits="the best result on small and middle-sized tables without any tuning, where a larger and slower model is welcome; distill makes it small",
         size="the sum of its members: 0.3 to 30 MB; distilled, that of one",
+        search_space=_ENSEMBLE_SPACE,
     ),
 )

@@ -7,14 +7,13 @@ import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from algorithms.compression.recipes import Mode
 from algorithms.spec import Algorithm
 from algorithms.user_code import digests
 from flows.artifacts import show_data, show_gallery_page, show_progress, show_result
 from flows.embedded import embedded_flow, open_context
 from flows.request import RunRequest, check_request, make_request
+from flows.result import RunResult, trials_in_words
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact, fetch
 from infra.context import StageContext
@@ -46,30 +45,6 @@ compress_stage = stage(compress_model, name="compress")
 explain_stage = stage(explain)
 register_stage = stage(register)
 report_stage = stage(write_card, name="report")
-
-
-class RunResult(BaseModel):
-    """What a run ends with: a model version, how good it is, and where everything lies."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: str
-    version: int
-    aliases: list[str]
-    decision: str = Field(description="Why it became champion, or did not.")
-    algorithm: str
-    dataset: str = Field(description="Digest of the data it was trained on, after quarantine.")
-    metrics: dict[str, Any] = Field(description="Of the shipped package on the test split.")
-    baseline_metrics: dict[str, Any] = Field(description="Of the trained model before export, same split.")
-    trials: dict[str, Any] | None = Field(
-        default=None, description="Of the search for options: number, best parameters, best value, and why."
-    )
-    compression: dict[str, Any] | None = Field(default=None, description="What was tried, its table before and after, what ships and why.")
-    advice: list[dict[str, Any]] = Field(default=[], description="What to mend, from rules over the figures: rule, severity, text.")
-    package: str = Field(description="Where the package lies.")
-    run_card: str = Field(description="Where the run card lies.")
-    stages: list[StageTime]
-    seconds: float
 
 
 def _lineage(request: RunRequest, source: str, clean: str) -> dict[str, Any]:
@@ -131,7 +106,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         dataset=found.data.digest,
         metrics=read_json(context, model.shipped, "package.json")["metrics"],
         baseline_metrics=read_json(context, model.evaluation, "metrics.json"),
-        trials=_trials(model.tuned) if model.tuned else None,
+        trials=trials_in_words(model.tuned) if model.tuned else None,
         compression=read_json(context, model.compressed.table, TABLE_FILE) if model.compressed and model.compressed.table else None,
         advice=[one.model_dump(mode="json") for one in model.explained.advice],
         package=_where(context, model.shipped),
@@ -257,21 +232,6 @@ def _compress(request: RunRequest, common: dict[str, Any], packaged: Artifact, t
     if request.compress == "none":
         return None
     return run_stage(compress_stage, times, **common, package=packaged, settings=request.compress_settings)
-
-
-def _trials(tuned: Tuned) -> dict[str, Any]:
-    """The search in the result's words."""
-    return {
-        "number": tuned.num_complete + tuned.num_pruned + tuned.num_failed,
-        "complete": tuned.num_complete,
-        "pruned": tuned.num_pruned,
-        "failed": tuned.num_failed,
-        "metric": tuned.metric,
-        "best_value": tuned.value,
-        "best_parameters": tuned.params,
-        "best_trial": tuned.trial,
-        "reason": tuned.reason,
-    }
 
 
 def _import(

@@ -104,7 +104,9 @@ def test_weights_after_rounded_training_fit_the_plain_network() -> None:
     rounded = copy.deepcopy(model)
     fake_quant.attach(rounded)
     rounded(example)
-    model.load_state_dict(fake_quant.strip(copy_state(rounded)))
+    stripped = fake_quant.strip(copy_state(rounded))
+    model.load_state_dict(stripped)
+    assert stripped.keys() == model.state_dict().keys()
 
 
 def test_a_copy_of_a_rounded_network_rounds_with_its_own_range() -> None:

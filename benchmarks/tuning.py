@@ -6,8 +6,9 @@ Both tune small-cnn on the digits over the same space, with TPE, the same seeds 
 a process of its own, timed from its start, on data that is imported already:
     plain   Optuna's ``study.optimize`` in one process, no pruner, each training with the threads of all cores
     ours    ``tasks.tune``: its Dask cluster is started and timed, too; a trial for each core, the median pruner
-Time of plain: until its last trial ends. Time of ours: until its best accuracy on the valid split is that of plain at its end; ours may take
-up to twice the trials for it, and counts as all of its time if it never gets there. Claim: the median of ours is at most half of plain's.
+Both are timed until their best accuracy on the valid split is that of plain at its end; ours may take up to twice the trials for it, and counts
+as all of its time if it never gets there. Printed for plain: when its last trial ended, which nobody can know to be enough before (the claim:
+the median of ours is at most half of it), and when it first had that accuracy, which is harder on us.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ALGORITHM = "image-classification/small-cnn"
 
@@ -107,15 +108,27 @@ def ours(given: argparse.Namespace) -> None:
         return
 
 
-def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> tuple[float, float, float, int]:
-    """Of a side: seconds from its start to its last line, CPU seconds of all its processes, best accuracy, how many trials had ended."""
+class Side(NamedTuple):
+    """What one side took, in seconds from its start."""
+
+    end_s: float
+    best_s: float  # when it first had its best accuracy
+    cpu_s: float  # of all its processes
+    best: float
+    num_trials: int
+
+
+def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> Side:
+    """Run one side; ``goal`` ends it early."""
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
     begin, cpu = time.time(), _cpu_s()
     command += ["--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return lines[-1]["time"] - begin, _cpu_s() - cpu, max(line["value"] for line in lines), lines[-1].get("step", len(lines))
+    best = max(line["value"] for line in lines)
+    first = next(line["time"] for line in lines if line["value"] >= best)
+    return Side(lines[-1]["time"] - begin, first - begin, _cpu_s() - cpu, best, lines[-1].get("step", len(lines)))
 
 
 def _cpu_s() -> float:
@@ -140,22 +153,25 @@ def main() -> None:
         return ours(given)
     names = ("torch", "optuna", "distributed")
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, " + ", ".join(f"{name} {version(name)}" for name in names))
-    rows: list[tuple[float, float]] = []
+    rows: list[tuple[Side, Side]] = []
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory(prefix="bench-tuning-") as scratch:
             folder = Path(scratch)
             prepare(folder)
-            plain_s, plain_cpu, goal, _ = side("plain", folder, seed, given.trials, given)
-            our_s, our_cpu, best, num = side("ours", folder, seed, 2 * given.trials, given, goal)
-        rows.append((plain_s, our_s))
-        reached = "reached" if best >= goal else f"NOT reached: {best:.4f}"
+            one = side("plain", folder, seed, given.trials, given)
+            our = side("ours", folder, seed, 2 * given.trials, given, one.best)
+        rows.append((one, our))
+        reached = "reached" if our.best >= one.best else f"NOT reached: {our.best:.4f}"
         print(
-            f"seed {seed}: plain {plain_s:6.1f} s to {goal:.4f} in {given.trials} trials; ours {our_s:6.1f} s, {reached} in {num} trials; "
-            f"CPU: plain {plain_cpu:.0f} s, ours {our_cpu:.0f} s",
+            f"seed {seed}: plain {one.end_s:6.1f} s for {given.trials} trials, {one.best:.4f} first after {one.best_s:.1f} s; "
+            f"ours {our.end_s:6.1f} s, {reached} in {our.num_trials} trials; CPU: plain {one.cpu_s:.0f} s, ours {our.cpu_s:.0f} s",
             flush=True,
         )
-    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    print(f"medians: plain {medians[0]:.1f} s, ours {medians[1]:.1f} s, ratio {medians[1] / medians[0]:.2f} (claim: at most 0.50)")
+    end, first, ours_s = (
+        statistics.median(column) for column in zip(*((one.end_s, one.best_s, our.end_s) for one, our in rows), strict=True)
+    )
+    print(f"medians: plain {end:.1f} s, ours {ours_s:.1f} s, ratio {ours_s / end:.2f} (claim: at most 0.50)")
+    print(f"against the moment at which plain first had its best ({first:.1f} s): ratio {ours_s / first:.2f}")
     return None
 
 

@@ -23,6 +23,7 @@ LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 # What every trial loads; engines name the rest (``modules``).
 _COMMON = ("numpy", "pandas", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
 _EXPORT = ("onnx", "onnxruntime", "algorithms.package")
+_CLOSER = ("algorithms.compression.verbs", "algorithms.analysis.explain")
 
 
 class TrialSpec(BaseModel):
@@ -41,6 +42,11 @@ def warm_modules(engine: Any, *, measures: bool) -> tuple[str, ...]:
         measures: whether trials write packages, too.
     """
     return (*_COMMON, *(_EXPORT if measures else ()), *getattr(engine, "modules", ()))
+
+
+def verb_modules(engine: Any) -> tuple[str, ...]:
+    """Modules that a warm process loads before it evaluates, exports, compresses or explains."""
+    return (*warm_modules(engine, measures=True), *_CLOSER, *getattr(engine, "export_modules", ()))
 
 
 def run(argument: str, report: Callable[[Event], None]) -> int:

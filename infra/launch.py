@@ -144,7 +144,7 @@ def launch(
     available = num_slots(client)
     if num_ranks > available:
         raise NotEnoughSlotsError(num_ranks, available, _scheduler_address(client))
-    folder = _log_folder(log_dir or load_settings().state_dir / "logs" / "ranks")
+    folder = new_log_folder(log_dir or load_settings().state_dir / "logs" / "ranks")
     job = _Job(client, num_ranks, time.monotonic() + deadline_s, DeadlineExceededError(what, deadline_s), on_event)
     with ExitStack() as stack:
         stack.enter_context(job.running())
@@ -180,7 +180,7 @@ def _meetings(backend: str, slots: list[Slot], ready: list[dict[str, Any]], stac
     return [slot.torch_env(here["interface"], (first["host"], first["port"])) for slot, here in zip(slots, ready, strict=True)]
 
 
-def _log_folder(parent: Path) -> Path:
+def new_log_folder(parent: Path) -> Path:
     """The name of a new folder for this job's logs (the workers make it); the oldest ones go."""
     if parent.is_dir():
         for old in sorted(parent.iterdir())[: -KEPT_LOG_FOLDERS + 1]:

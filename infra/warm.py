@@ -1,11 +1,12 @@
 """Jobs in warm processes on the Dask cluster: each is a Dask task that holds a slot, and starts in milliseconds.
 
-Where ``infra.launch`` starts ranks that work together, once, this runs many small documents one by one: trials of a tuning. The processes
-that do them have their libraries loaded (``infra._warm_process``) and stay between jobs; a job runs in a fork of its own.
+Where ``infra.launch`` starts ranks that work together, once, this runs many small documents one by one: trials of a tuning, and the stages that
+need one rank. The processes that do them have their libraries loaded (``infra._warm_process``) and stay between jobs; a job runs in a fork of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import threading
@@ -13,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -46,10 +47,10 @@ class Ended:
     error: AtelierError | None = None
 
     @classmethod
-    def read(cls, result: dict[str, Any], deadline_s: float) -> Ended:
+    def read(cls, result: dict[str, Any], what: str, deadline_s: float) -> Ended:
         status, stopped, late = result["status"], result["stopped"], result["late"]
         if late:
-            return cls(status, stopped, late, DeadlineExceededError("The trial", deadline_s))
+            return cls(status, stopped, late, DeadlineExceededError(what, deadline_s))
         return cls(status, stopped, late, None if status == 0 or stopped else _error(result))
 
 
@@ -84,6 +85,7 @@ class WarmJobs:
         threads: CPU threads of one job.
         deadline_s: of one job; seconds.
         log_dir: folder for what the processes print.
+        what: a job in words, for error messages.
     """
 
     client: Client
@@ -92,11 +94,13 @@ class WarmJobs:
     threads: int
     deadline_s: float
     log_dir: Path
+    what: str = "The trial"
     _topic: str = field(default_factory=lambda: f"atelier-jobs-{uuid.uuid4().hex}")
     _futures: dict[int, Future] = field(default_factory=dict)
     _addresses: dict[int, str] = field(default_factory=dict)
     _pending: deque[Message] = field(default_factory=deque)
     _inbox: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __enter__(self) -> WarmJobs:
         # The handler runs in the client's event loop, which must not wait for what the caller does.
@@ -123,6 +127,28 @@ class WarmJobs:
         self._futures[number] = future
         future.add_done_callback(lambda done: self._inbox.put({"key": done.key, "done": True}))
 
+    def run(self, argument: str, on_event: Callable[[Event], None]) -> None:
+        """Do one job and return when it has ended well; ``on_event`` is called in this thread. For one caller at a time.
+
+        Raises:
+            AtelierError: the job's own error, or how it ended.
+        """
+        number = next(self._numbers)
+        self.start(number, argument)
+        try:
+            while True:
+                message = self.next(0.5)
+                if message is None or message.number != number:
+                    continue
+                if message.event is not None:
+                    on_event(message.event)
+                elif message.ended is not None:
+                    if message.ended.error is not None:
+                        raise message.ended.error
+                    return
+        finally:
+            self.stop(number)
+
     def stop(self, number: int) -> None:
         """Stop a job at once; its end is told as that of any other."""
         if number not in self._futures:
@@ -143,7 +169,7 @@ class WarmJobs:
         """
         if not self._pending:
             if self.client.status != "running":
-                raise ServiceError("The Dask scheduler", "it has gone; the trials were ended. Run the same command again.")
+                raise ServiceError("The Dask scheduler", "it has gone; what ran was ended. Run the same command again.")
             try:
                 self._pending.extend(self._read(self._inbox.get(timeout=timeout_s)))
             except queue.Empty:
@@ -160,17 +186,17 @@ class WarmJobs:
         if "events" in message:
             return [Message(number, event=event) for event in json.loads(message["events"])]
         if "result" in message:
-            return self._finish(number, Ended.read(json.loads(message["result"]), self.deadline_s))
+            return self._finish(number, Ended.read(json.loads(message["result"]), self.what, self.deadline_s))
         return self._finish(number, self._end_of(self._futures[number]))
 
     def _end_of(self, future: Future) -> Ended:
         """The end of a task as Dask tells it: seldom news, except when the task itself could not run."""
         if future.status == "finished":
-            return Ended.read(future.result(), self.deadline_s)
+            return Ended.read(future.result(), self.what, self.deadline_s)
         if future.status == "error":
             words = "".join(traceback.format_exception(future.exception()))
             return Ended(None, error=RankFailedError(0, -9, words))
-        raise ServiceError("The Dask scheduler", "it has dropped a trial; the others were ended. Run the same command again.")
+        raise ServiceError("The Dask scheduler", "it has dropped a job; the others were ended. Run the same command again.")
 
     def _finish(self, number: int, ended: Ended) -> list[Message]:
         del self._futures[number]

@@ -14,6 +14,7 @@ from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose, 
 from algorithms.compression.recipes import BASELINE, Mode, Recipe, Search, next_recipes
 from algorithms.metrics import primary_metric
 from algorithms.run import RunSpec
+from algorithms.trial import verb_modules
 from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
@@ -213,7 +214,8 @@ class _Search:
                 spec = self._spec("train", output, model=start, reference=self.trained.artifact, **told)
                 num_ranks = self.context.workers if self.algorithm.engine.distributed else 1
                 spec = spec.model_copy(update={"checkpoints": checkpoints})
-                self.context.launch_ranks(spec, num_ranks=num_ranks, on_event=self._report)
+                preload = verb_modules(self.algorithm.engine)
+                self.context.launch_ranks(spec, num_ranks=num_ranks, on_event=self._report, preload=preload)
                 found = find(self.context.store, output)
                 assert found is not None, f"the ranks ended well but left nothing at {output}"
                 self.context.store.delete(checkpoints)

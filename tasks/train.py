@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
 from algorithms.run import RunSpec
+from algorithms.trial import verb_modules
 from infra.artifacts import Artifact, find, read_file
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
@@ -95,7 +96,9 @@ def _run_ranks(
 
     status = "FAILED"
     try:
-        context.launch_ranks(spec, num_ranks=context.workers if find_algorithm(algorithm).engine.distributed else 1, on_event=on_event)
+        engine = find_algorithm(algorithm).engine
+        num_ranks = context.workers if engine.distributed else 1
+        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, preload=verb_modules(engine))
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"ranks ended well but left nothing at {spec.output}"
         status = "FINISHED"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from algorithms.catalog import find_algorithm
 from algorithms.run import RunSpec
+from algorithms.trial import verb_modules
 from infra.artifacts import Artifact, find
 from infra.context import StageContext
 
@@ -17,7 +19,7 @@ def run_verb(spec: RunSpec, context: StageContext, *, fresh: bool | None = None)
         context.store.delete(spec.output)
     artifact = find(context.store, spec.output)
     if artifact is None:
-        context.launch_ranks(spec, num_ranks=1, on_event=context.report)
+        context.launch_ranks(spec, num_ranks=1, on_event=context.report, preload=verb_modules(find_algorithm(spec.algorithm).engine))
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"the rank ended well but left nothing at {spec.output}"
     return artifact

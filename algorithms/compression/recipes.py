@@ -91,7 +91,7 @@ def next_recipes(search: Search, known: Mapping[str, float | None]) -> list[Reci
 
 
 def _wanted(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
-    quantized, pruned, distilled = _quantized(search, known), _pruned(search, known), _distilled(search)
+    quantized, pruned, distilled = _quantized(search, known), _pruned(search, known), _distilled(search, known)
     if search.mode == "quantize":
         return quantized
     if search.mode == "prune":
@@ -121,33 +121,51 @@ def _pruned(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
     """More and more channels removed, as long as what was removed before cost at most half of the loss allowed."""
     if not search.can.prunable:
         return []
+    shares = PRUNED_SHARES[1:] if search.mode == "auto" else PRUNED_SHARES
     found: list[Recipe] = []
-    for share in PRUNED_SHARES[1:] if search.mode == "auto" else PRUNED_SHARES:
-        made = _pruned_by(search, share)
+    for count, share in enumerate(shares, start=1):
+        made = _pruned_by(search, share, shares[: count - 1])
         found += made
-        losses = [known.get(recipe.name) for recipe in made]
-        if not any(loss is not None and loss <= search.max_loss / 2 for loss in losses):
+        if not _cheap(made, search, known):
             break
     if search.mode == "auto" and all(_lost(known.get(recipe.name), search.max_loss) for recipe in found):
-        found += _pruned_by(search, PRUNED_SHARES[0])
+        found += _pruned_by(search, PRUNED_SHARES[0], ())
     return found
 
 
-def _pruned_by(search: Search, share: float) -> list[Recipe]:
-    """In steps of about 0.3 of what is left, each followed by fine-tuning, the longest last, with the unpruned model as the teacher."""
-    steps = 1 if share <= 0.3 else 2 if share <= 0.5 else 3
-    each = round(1 - (1 - share) ** (1 / steps), 6)
-    between, last = (fine_tuning(search.config, part, 0.5) for part in (_FINE_TUNING_SHARE, _LAST_TUNING_SHARE))
-    tunings = tuple(Variant(options=last if step == steps - 1 else between, prune=each, distill=_DISTILLED) for step in range(steps))
+def _cheap(made: list[Recipe], search: Search, known: Mapping[str, float | None]) -> bool:
+    """Whether one of them was tried and cost at most half of the loss allowed."""
+    losses = [known.get(recipe.name) for recipe in made]
+    return any(loss is not None and loss <= search.max_loss / 2 for loss in losses)
+
+
+def _pruned_by(search: Search, share: float, before: tuple[float, ...]) -> list[Recipe]:
+    """Goes on from the networks that were pruned by the shares ``before``, and so repeats none of their training.
+
+    The first half goes in two steps. After each step the network is fine-tuned, the longest before it may be shipped, with the unpruned model
+    as the teacher.
+    """
+    short, long = (fine_tuning(search.config, part, 0.5) for part in (_FINE_TUNING_SHARE, _LAST_TUNING_SHARE))
+    targets = [(reached, long) for reached in (*before, share)]
+    if targets[0][0] > PRUNED_SHARES[0]:
+        targets.insert(0, (1 - (1 - targets[0][0]) ** 0.5, short))
+    tunings, kept = [], 1.0
+    for reached, options in targets:
+        tunings.append(Variant(options=options, prune=round(1 - (1 - reached) / kept, 6), distill=_DISTILLED))
+        kept = 1 - reached
     name = f"prune-{round(share * 100)}"
-    found = [Recipe(name=name, tunings=tunings)]
+    found = [Recipe(name=name, tunings=tuple(tunings))]
     if search.mode == "auto" and search.can.static:
-        found.append(Recipe(name=f"{name}-int8", tunings=tunings, quantize="static"))
+        found.append(Recipe(name=f"{name}-int8", tunings=tuple(tunings), quantize="static"))
     return found
 
 
-def _distilled(search: Search) -> list[Recipe]:
+def _distilled(search: Search, known: Mapping[str, float | None]) -> list[Recipe]:
     can = search.can
+    if search.mode == "auto" and can.prunable:
+        halved = _pruned_by(search, PRUNED_SHARES[1], ())
+        if any(recipe.name not in known for recipe in halved) or _cheap(halved, search, known):
+            return []  # half of the channels are gone at little loss: a student from random weights would cost a whole training more
     if can.student and not can.trees:
         tunings: tuple[Variant, ...] = (Variant(student=can.student, distill=_DISTILLED),)
     elif can.student:

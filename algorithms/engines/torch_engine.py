@@ -137,6 +137,11 @@ class TorchEngine:
         return ("torch", "torch._dynamo", "torch.utils.tensorboard", "algorithms.engines.torch_verbs", *self.family_modules)
 
     @property
+    def export_modules(self) -> tuple[str, ...]:
+        """What an export loads besides."""
+        return ("onnxscript",)
+
+    @property
     def distributed(self) -> bool:
         return True
 

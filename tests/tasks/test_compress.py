@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Recording(StageContext):
     started: list[tuple[str, str]]
     break_at: int
 
-    def launch_ranks(self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def launch_ranks(self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = ()) -> None:
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
         if len(self.started) == getattr(self, "break_at", 0):
             raise KeyboardInterrupt
@@ -87,11 +87,13 @@ def test_a_network_is_compressed_in_every_way_resumed_and_refused(context: Recor
     assert done.table is not None
     table = read_json(context, done.table, TABLE_FILE)
     rows = {row["name"]: row for row in table["rows"]}
-    assert {"fp32", "int8", "prune-50", "prune-50-int8", "student", "student-int8"} <= set(rows)
+    assert {"fp32", "int8", "prune-50", "prune-50-int8", "prune-70", "prune-70-int8"} == set(rows)
     assert not [row["failure"] for row in rows.values() if row["failure"]]
     assert rows["int8"]["size_bytes"] < rows["fp32"]["size_bytes"] / 2.5
     assert rows["prune-50"]["macs"] < rows["fp32"]["macs"] / 2
     assert rows["prune-50"]["num_parameters"] < rows["fp32"]["num_parameters"] / 2
+    assert rows["prune-70"]["num_parameters"] < rows["prune-50"]["num_parameters"]
+    assert len([output for verb, output in {*broken, *context.started} if verb == "train"]) == 3, "prune-70 goes on from prune-50"
     assert rows["int8"]["agreement"] > 0.9
     for row in rows.values():
         assert 0 < row["speed"]["1"]["p50_ms"] <= row["speed"]["1"]["p95_ms"]
@@ -113,6 +115,11 @@ def test_a_network_is_compressed_in_every_way_resumed_and_refused(context: Recor
     context.started = []
     assert compress(**inputs, settings=settings, context=context) == done
     assert context.started == []
+
+    distilled = compress(**inputs, settings=CompressSettings(mode="distill", max_accuracy_loss=0.9), context=context)
+    assert distilled.table is not None
+    student = next(row for row in read_json(context, distilled.table, TABLE_FILE)["rows"] if row["name"] == "student")
+    assert student["num_parameters"] < rows["fp32"]["num_parameters"] / 2
 
     # A budget that cannot be met: fp32 and the reason; or an error that says where the table is. No candidate is made again.
     tight = CompressSettings(mode="quantize", max_latency_ms=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from algorithms.catalog import ALGORITHMS, find_algorithm
-from algorithms.compression.recipes import Compressible, Mode, Search, fine_tuning, next_recipes
+from algorithms.compression.recipes import Compressible, Mode, Search, Variant, _wanted, fine_tuning, next_recipes
 
 CONFIG = {"epochs": 20, "learning_rate": 0.1, "warmup_epochs": 3.0}
 NETWORK = Compressible(static=True, dynamic=True, fp16=True, prunable=True, student={"width": 0.5})
@@ -20,7 +20,15 @@ def names(mode: Mode, known: dict[str, float | None], can: Compressible = NETWOR
 
 
 def test_auto_begins_with_what_costs_no_training_and_goes_on_to_combinations() -> None:
-    assert names("auto", {}) == ["int8", "int8-dynamic", "prune-50", "prune-50-int8", "student", "student-int8"]
+    assert names("auto", {}) == ["int8", "int8-dynamic", "prune-50", "prune-50-int8"]
+
+
+def test_auto_trains_a_student_only_where_pruning_by_half_loses_much() -> None:
+    known: dict[str, float | None] = {"int8": 0.0, "int8-dynamic": 0.0, "prune-50": 0.007, "prune-50-int8": 0.009}
+    assert names("auto", known) == ["student", "student-int8"]
+    assert names("auto", {**known, "prune-50": None, "prune-50-int8": None}) == ["student", "student-int8"]
+    assert "student" not in names("auto", {**known, "prune-50": 0.002})
+    assert "student" in names("auto", {}, NETWORK.model_copy(update={"prunable": False}))
 
 
 def test_half_precision_is_tried_only_with_a_gpu() -> None:
@@ -48,13 +56,19 @@ def test_what_could_not_be_made_is_not_tried_again() -> None:
     assert names("prune", {"prune-30": None}) == []
 
 
-def test_pruning_in_steps_removes_the_share_in_all() -> None:
-    found = {recipe.name: recipe for recipe in next_recipes(search("prune"), {"prune-30": 0.0})}
-    kept = 1.0
-    for tuning in found["prune-50"].tunings:
-        kept *= 1 - tuning.prune
-    assert len(found["prune-50"].tunings) == 2
-    assert abs(kept - 0.5) < 1e-4
+def test_pruning_in_steps_removes_the_share_in_all_and_goes_on_from_what_was_pruned_before() -> None:
+    known: dict[str, float | None] = {"int8": 0.0, "int8-dynamic": 0.0, "prune-30": 0.0, "prune-50": 0.0, "prune-50-int8": 0.0}
+    for mode, steps in (("prune", {"prune-30": 1, "prune-50": 2, "prune-70": 3}), ("auto", {"prune-50": 2, "prune-70": 3})):
+        found = {recipe.name: recipe for recipe in _wanted(search(mode), known) if recipe.name in steps}
+        before: tuple[Variant, ...] = ()
+        for name, number in steps.items():
+            kept = 1.0
+            for tuning in found[name].tunings:
+                kept *= 1 - tuning.prune
+            assert abs(1 - kept - int(name[-2:]) / 100) < 1e-4
+            assert len(found[name].tunings) == number
+            assert found[name].tunings[: len(before)] == before
+            before = found[name].tunings
 
 
 def test_a_search_ends() -> None:

@@ -12,7 +12,7 @@ from tasks.package import package
 from tasks.train import train
 
 ALGORITHM = "image-classification/small-cnn"
-OPTIONS = {"epochs": 8, "image_size": 8, "width": 1.0, "checkpoint_every_s": 0.2}
+OPTIONS = {"epochs": 40, "image_size": 8, "width": 1.0, "checkpoint_every_steps": 8, "early_stopping": 0}
 SETTINGS = CompressSettings(mode="prune", max_accuracy_loss=0.9)  # every candidate fits, so the choice is by speed and size
 
 

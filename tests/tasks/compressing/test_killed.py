@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,15 @@ ROOT = Path(__file__).parents[3]
 MARK = "COMPRESS_MARK"
 
 
-def start(source: Path, workspace: Path) -> subprocess.Popen[str]:
+@contextmanager
+def start(source: Path, workspace: Path) -> Iterator[subprocess.Popen[str]]:
     program = str(Path(__file__).with_name("driver_program.py"))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ATELIER_WORKSPACE": str(workspace), "ATELIER_SLOTS": "1", MARK: str(workspace)}
-    return subprocess.Popen([sys.executable, program, str(source)], env=env, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, program, str(source)], env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def marked(mark: str) -> list[int]:

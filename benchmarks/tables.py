@@ -200,9 +200,9 @@ def one_split(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         begin = time.monotonic()
         if side == "ensemble":
             names = [f"x{index}" for index in range(features.shape[1])]
-            learn, judge = (pd.DataFrame(x, columns=names).assign(**{TARGET: y}) for x, y in ((train_x, train_y), (test_x, test_y)))
+            learn, held_out = (pd.DataFrame(x, columns=names).assign(**{TARGET: y}) for x, y in ((train_x, train_y), (test_x, test_y)))
             options = {"time_limit_s": arguments.time_limit, **dict(pair.split("=", 1) for pair in arguments.set)}
-            found[side] = ensemble(learn, judge, regression, seed, options, arguments.threads)
+            found[side] = ensemble(learn, held_out, regression, seed, options, arguments.threads)
         else:
             make, draw = rivals[side]
             model = search(make, draw, train_x, train_y, scoring=scoring, limit_s=arguments.time_limit, seed=seed)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "nsga2")
-PRUNERS = ("auto", "median", "hyperband", "none")
+PRUNERS = ("auto", "quartile", "median", "hyperband", "none")
 OBJECTIVES = ("metric", "latency", "size")
 MODES = ("none", "prune", "quantize", "distill", "auto")
 

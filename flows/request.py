@@ -61,7 +61,7 @@ class RunRequest(BaseModel):
         default=None, gt=0, description="Seconds after which no trial of the search is started; at least one completes."
     )
     sampler: Sampler = Field(default="tpe", description="How trials are chosen: tpe, random, grid, gp, cmaes or nsga2.")
-    pruner: Pruner = Field(default="auto", description="How hopeless trials are stopped: median, hyperband, none, or auto.")
+    pruner: Pruner = Field(default="auto", description="How hopeless trials are stopped: quartile, median, hyperband, none, or auto.")
     objectives: tuple[Objective, ...] = Field(
         default=("metric",), min_length=1, description="metric, and besides latency or size: the smallest model of nearly the best metric."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from infra.datasets.dataset import open_dataset
 from infra.errors import AtelierError, InputError, InvalidOptionError, TuningFailedError
 from infra.warm import WarmJobs
 from tasks._tuning.choose import Chosen, choose
-from tasks._tuning.journal import open_storage
+from tasks._tuning.journal import close_storage, open_storage
 from tasks._tuning.plan import Plan, TuneSettings, check_settings, from_optuna, to_optuna
 from tasks._tuning.record import Record
 from tasks._tuning.search import Search
@@ -61,7 +63,7 @@ def check_tuning(
     preset = find_algorithm(algorithm)
     space = narrow(preset, config, settings.space, settings.fixed)
     several = len(settings.objectives) > 1
-    pruner = ("none" if several else "median") if settings.pruner == "auto" else settings.pruner
+    pruner = ("none" if several else "quartile") if settings.pruner == "auto" else settings.pruner
     return Plan(
         algorithm=algorithm,
         config=config,
@@ -105,8 +107,7 @@ def tune(
         problem = "the data has no valid split, by which trials are compared; give it a share (ratios)"
         raise InvalidOptionError("the tuning", [problem])
     folder = f"tuning/{plan.key}"
-    with alone(f"tuning-{plan.key}", context):
-        search = _open_search(plan, folder, data, settings, context)
+    with alone(f"tuning-{plan.key}", context), _open_search(plan, folder, data, settings, context) as search:
         if search.has_work:
             with _jobs(plan, search.parallel, context) as jobs:
                 search.run(jobs)
@@ -119,15 +120,13 @@ def tune(
         return _conclude(plan, search, chosen, folder, data, settings, context)
 
 
-def _open_search(plan: Plan, folder: str, data: DatasetRef, settings: TuneSettings, context: StageContext) -> Search:
+@contextmanager
+def _open_search(plan: Plan, folder: str, data: DatasetRef, settings: TuneSettings, context: StageContext) -> Iterator[Search]:
     def tell(message: str) -> None:
         context.report({"kind": "log", "message": message})
 
     if context.fresh:
         context.store.delete(folder)
-    storage = open_storage(context.settings.optuna_storage, context.store, folder, tell)
-    if context.fresh:
-        _forget(storage, plan.key)
     preset = find_algorithm(plan.algorithm)
     first = [default_values(preset, plan.config, plan.space)] if plan.sampler != "grid" else []
     if settings.warm_start and plan.sampler != "grid":
@@ -135,18 +134,24 @@ def _open_search(plan: Plan, folder: str, data: DatasetRef, settings: TuneSettin
         first += [one for one in found if one and one not in first]
     in_optuna = [{name: to_optuna(plan.space[name], value) for name, value in one.items()} for one in first]
     parallel = settings.parallel or _num_slots(context)
-    record = Record(plan, storage, {"parallel": parallel, "first": in_optuna})
-    return Search(
-        plan=plan,
-        record=record,
-        store=context.store,
-        data=data,
-        folder=folder,
-        num_trials=settings.trials,
-        parallel=min(parallel, int(record.course["parallel"])),
-        time_limit_s=settings.time_limit_s,
-        tell=context.report,
-    )
+    storage = open_storage(context.settings.optuna_storage, context.store, folder, tell)
+    try:
+        if context.fresh:
+            _forget(storage, plan.key)
+        record = Record(plan, storage, {"parallel": parallel, "first": in_optuna})
+        yield Search(
+            plan=plan,
+            record=record,
+            store=context.store,
+            data=data,
+            folder=folder,
+            num_trials=settings.trials,
+            parallel=min(parallel, int(record.course["parallel"])),
+            time_limit_s=settings.time_limit_s,
+            tell=context.report,
+        )
+    finally:
+        close_storage(storage)
 
 
 def _forget(storage: Any, name: str) -> None:

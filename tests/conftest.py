@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from distributed import Client
 
-pytest_plugins = ["tests.runs"]
+pytest_plugins = ["tests.runs", "tests.postgres"]
 
 SESSION_MARK = "ATELIER_TEST_SESSION"
 # These belong to Python's multiprocessing and end with the process that they serve.

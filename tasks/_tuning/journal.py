@@ -49,14 +49,24 @@ def open_storage(url: str, store: Store, folder: str, tell: Tell) -> BaseStorage
     return JournalStorage(JournalFileBackend(str(path)))
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Close a database's connections; a journal has none open."""
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
+
+
 def _open_database(url: str) -> BaseStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
 
+    if url.startswith(("postgresql://", "postgres://")):  # which driver is ours to say, unless the URL names one
+        url = "postgresql+pg8000://" + url.split("://", 1)[1]
     try:
         return RDBStorage(url)
     except ImportError as error:
-        raise MissingExtraError(str(error.name or "psycopg2"), "postgresql") from error
+        raise MissingExtraError(str(error.name or "pg8000"), "postgresql") from error
     except SQLAlchemyError as error:
         why = f"{str(error).splitlines()[0]}. Check ATELIER_OPTUNA_STORAGE, or leave it out to keep studies in the workspace."
         raise ServiceError("The database of the studies", why) from error

@@ -204,8 +204,12 @@ def test_a_torn_journal_is_mended_and_told(run: Run, context: StageContext) -> N
     assert [message for message in told if "torn at its end: 21 bytes" in message]
 
 
-def test_a_study_in_a_database_goes_on_and_can_be_forgotten(run: Run, context: StageContext, tmp_path: Path) -> None:
-    context.settings = context.settings.model_copy(update={"optuna_storage": f"sqlite:///{tmp_path}/studies.db"})
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_study_in_a_database_goes_on_and_can_be_forgotten(
+    run: Run, context: StageContext, tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else f"sqlite:///{tmp_path}/studies.db"
+    context.settings = context.settings.model_copy(update={"optuna_storage": url})
     first = _course(_study(context, run(trials=2, sampler="random")))
     more = _course(_study(context, run(trials=3, sampler="random")))
     assert more[:2] == first

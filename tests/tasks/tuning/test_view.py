@@ -74,6 +74,14 @@ def test_the_median_pruner_stops_what_is_below_the_median_of_what_it_sees(record
     assert bad.report(1, 0.74)  # the median of the four that it sees is 0.75; of all seven it would be 0.6
 
 
+def test_the_quartile_pruner_stops_only_what_is_worse_than_three_quarters(record: Record) -> None:
+    trials = _fill(record, [0.9, 0.8, 0.7, 0.6, 0.0, 0.0, 0.0])
+    plan = _plan(pruner="quartile")
+    good, bad = (View(plan, trials, 7, 4, {"a": 0.5, "b": "x"}) for _ in range(2))
+    assert not good.report(1, 0.69)
+    assert bad.report(1, 0.66)  # the lower quartile of the four that it sees is 0.675
+
+
 def test_hyperband_keeps_its_rungs_on_record(record: Record) -> None:
     plan = _plan(pruner="hyperband")
     assert isinstance(make_pruner(plan), optuna.pruners.HyperbandPruner)

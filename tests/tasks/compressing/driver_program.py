@@ -12,7 +12,7 @@ from tasks.package import package
 from tasks.train import train
 
 ALGORITHM = "image-classification/small-cnn"
-OPTIONS = {"epochs": 40, "image_size": 8, "width": 1.0, "checkpoint_every_steps": 8, "early_stopping": 0}
+OPTIONS = {"epochs": 24, "image_size": 8, "width": 1.0, "batch_size": 8, "checkpoint_every_steps": 8, "early_stopping": 0}
 SETTINGS = CompressSettings(mode="prune", max_accuracy_loss=0.9)  # every candidate fits, so the choice is by speed and size
 
 

@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20, help="training pictures a class")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=10, help="Seeds below 10 were looked at while the default was chosen.")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--threads", type=int, default=1)
@@ -79,7 +80,7 @@ def main() -> None:
         digits = write_digits(Path(scratch) / "digits")
         found: dict[str, list[float]] = {policy: [] for policy in policies}
         took: dict[str, list[float]] = {policy: [] for policy in policies}
-        for seed in range(given.seeds):
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
             store = open_store(f"{scratch}/workspace-{seed}")
             data = import_source(store, str(write_small_set(digits, Path(scratch) / f"set-{seed}", given.pictures, seed)), f"digits-{seed}")
             for policy in policies:

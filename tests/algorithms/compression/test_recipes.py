@@ -58,7 +58,8 @@ def test_what_could_not_be_made_is_not_tried_again() -> None:
 
 def test_pruning_in_steps_removes_the_share_in_all_and_goes_on_from_what_was_pruned_before() -> None:
     known: dict[str, float | None] = {"int8": 0.0, "int8-dynamic": 0.0, "prune-30": 0.0, "prune-50": 0.0, "prune-50-int8": 0.0}
-    for mode, steps in (("prune", {"prune-30": 1, "prune-50": 2, "prune-70": 3}), ("auto", {"prune-50": 2, "prune-70": 3})):
+    modes: dict[Mode, dict[str, int]] = {"prune": {"prune-30": 1, "prune-50": 2, "prune-70": 3}, "auto": {"prune-50": 2, "prune-70": 3}}
+    for mode, steps in modes.items():
         found = {recipe.name: recipe for recipe in _wanted(search(mode), known) if recipe.name in steps}
         before: tuple[Variant, ...] = ()
         for name, number in steps.items():

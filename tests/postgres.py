@@ -37,7 +37,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     initdb, postgres = find_program("initdb"), find_program("postgres")
     if initdb is None or postgres is None:
         pytest.skip("this machine has no PostgreSQL (initdb and postgres)")
-    # Not below pytest's own folder: another user may not enter that.
+    # Not in pytest's own folder, which another user may not enter.
     folder = Path(f"/tmp/atelier-postgres-{os.getpid()}")
     folder.mkdir(mode=0o700)
     user = as_other_user()

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
+
+from tests.processes import marked
 
 MARK = "ATELIER_TEST_RUN"
 LIMIT_S = 150.0
@@ -37,17 +38,6 @@ def command(data: Path) -> list[str]:
 def start(data: Path, environment: dict[str, str], folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         return subprocess.Popen(command(data), env=environment, stdout=out, stderr=err)
-
-
-def left_over(mark: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def validation_runs(workspace: Path, err: Path) -> bool:
@@ -79,9 +69,9 @@ def test_a_run_killed_three_times_finishes_where_it_stopped(
         process.kill()
         process.wait()
         gone_by = time.monotonic() + 5
-        while left_over(mark) and time.monotonic() < gone_by:
+        while marked(MARK, mark) and time.monotonic() < gone_by:
             time.sleep(0.1)
-        assert left_over(mark) == [], f"processes left after the kill at {moment.__name__}"
+        assert marked(MARK, mark) == [], f"processes left after the kill at {moment.__name__}"
         if moment is training_has_a_checkpoint:
             assert not list(workspace.glob("runs/*/trained/MANIFEST.json"))
         if moment is packaging_runs:
@@ -95,7 +85,7 @@ def test_a_run_killed_three_times_finishes_where_it_stopped(
     assert [states[name] for name in ("import", "validate", "train", "evaluate")] == ["cached"] * 4
     assert [states[name] for name in ("package", "register", "report")] == ["completed"] * 3
     assert document["version"] == 1
-    assert left_over(mark) == []
+    assert marked(MARK, mark) == []
 
 
 def test_an_interrupt_stops_everything_and_says_how_to_go_on(
@@ -118,4 +108,4 @@ def test_an_interrupt_stops_everything_and_says_how_to_go_on(
     assert "Interrupted" in text
     assert "Traceback" not in text
     time.sleep(1)
-    assert left_over(mark) == []
+    assert marked(MARK, mark) == []

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+
+from tests.processes import marked
 
 ROOT = Path(__file__).parents[3]
 MARK = "COMPRESS_MARK"
@@ -28,17 +29,6 @@ def start(source: Path, workspace: Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def marked(mark: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def finished(workspace: Path) -> dict[str, int]:
@@ -68,7 +58,7 @@ def test_a_killed_compression_repeats_no_candidate_and_comes_to_the_same_choice(
             time.sleep(0.01)
         driver.kill()
     limit = time.monotonic() + 8
-    while marked(str(killed)):
+    while marked(MARK, str(killed)):
         assert time.monotonic() < limit, "a rank outlived the killed driver"
         time.sleep(0.1)
     before = finished(killed)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from algorithms.catalog import find_algorithm
@@ -23,6 +22,7 @@ from infra.settings import Settings
 from infra.store import open_store
 from tasks.train import train, training_key
 from tasks.tune import Tuned, TuneSettings, tune
+from tests.processes import marked
 from tests.tasks.tuning.driver_program import ALGORITHM, OPTIONS
 
 if TYPE_CHECKING:
@@ -252,17 +252,6 @@ def _driver(wine_table: Path, workspace: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, program, str(wine_table), "7"], env=env, stdout=subprocess.PIPE, text=True)
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TUNE_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def test_a_killed_tuning_comes_to_the_same_choice_and_repeats_no_finished_trial(
     wine_table: Path, workspace: Path, context: StageContext, run: Run, tmp_path: Path
 ) -> None:
@@ -275,7 +264,7 @@ def test_a_killed_tuning_comes_to_the_same_choice_and_repeats_no_finished_trial(
             pass
         driver.kill()
     deadline = time.monotonic() + 8
-    while _marked(str(killed)):
+    while marked("TUNE_MARK", str(killed)):
         assert time.monotonic() < deadline, "a trial outlived the killed driver"
         time.sleep(0.1)
     (journal,) = (killed / "tuning").glob("*/journal.log")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from algorithms.engines.losses import Loss
     from algorithms.engines.torch_engine import TorchData
 
@@ -24,6 +28,19 @@ class BatchAugment(Protocol):
         The rest of sample i is sample i - 1's, that of the first the last one's.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What training batches are in some epochs; validation knows nothing of it.
+
+    Attributes:
+        augment: what changes them, if anything does.
+        fit: inputs as ``Samples.read`` gives them -> the same in the size that these epochs train at; it runs in the thread that reads ahead.
+    """
+
+    augment: BatchAugment | None = None
+    fit: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def mixed_loss(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ of a step do not depend on the number of ranks, every sample is seen once an epo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -29,6 +29,40 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 def num_steps(num_samples: int, batch_size: int) -> int:
     """Batches in an epoch."""
     return -(-num_samples // batch_size)
+
+
+class Pace:
+    """How many steps each epoch has, where the batch size changes from one to the next.
+
+    Args:
+        batch_sizes: one for each epoch.
+    """
+
+    def __init__(self, num_samples: int, batch_sizes: Sequence[int]) -> None:
+        self.num_samples, self.batch_sizes = num_samples, batch_sizes
+        self._before = np.concatenate([[0], np.cumsum([num_steps(num_samples, size) for size in batch_sizes], dtype=np.int64)])
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole training."""
+        return int(self._before[-1])
+
+    def steps(self, epoch: int) -> int:
+        """Steps of one epoch (from 0); after the last epoch those of the last."""
+        epoch = min(epoch, len(self.batch_sizes) - 1)
+        return int(self._before[epoch + 1] - self._before[epoch])
+
+    def done(self, epoch: int, step: int) -> int:
+        """Steps done when ``epoch`` epochs and ``step`` steps of the next are done."""
+        return int(self._before[epoch]) + step
+
+    def bounds(self, epoch: int, step: int) -> tuple[int, int]:
+        """See ``batch_bounds``."""
+        return batch_bounds(step, self.num_samples, self.batch_sizes[epoch])
+
+    def check(self, size: int, least: int) -> None:
+        """See ``check_shares``: of the smallest batches."""
+        check_shares(self.num_samples, min(self.batch_sizes), size, least)
 
 
 def batch_bounds(step: int, num_samples: int, batch_size: int) -> tuple[int, int]:
@@ -74,13 +108,13 @@ class Reader:
         self.samples, self.device = samples, device
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="atelier-reader")
 
-    def batches(self, wanted: Iterable[np.ndarray]) -> Generator[Batch]:
-        """The samples at each array of indices, in order, on the device."""
+    def batches(self, wanted: Iterable[np.ndarray], fit: Callable[[np.ndarray], np.ndarray] | None = None) -> Generator[Batch]:
+        """The samples at each array of indices, in order, on the device; their inputs changed by ``fit`` in the reading thread."""
         waiting: deque[Future[Batch]] = deque()
         indices = iter(wanted)
         try:
             for some in indices:
-                waiting.append(self._pool.submit(self._read, some))
+                waiting.append(self._pool.submit(self._read, some, fit))
                 if len(waiting) > _READ_AHEAD:
                     yield self._to_device(waiting.popleft().result())
             while waiting:
@@ -89,8 +123,9 @@ class Reader:
             for future in waiting:
                 future.cancel()
 
-    def _read(self, indices: np.ndarray) -> Batch:
+    def _read(self, indices: np.ndarray, fit: Callable[[np.ndarray], np.ndarray] | None) -> Batch:
         inputs, targets = self.samples.read(indices)
+        inputs = inputs if fit is None else fit(inputs)
         batch = torch.from_numpy(inputs), torch.from_numpy(targets)
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self.device.type == "cuda" else batch
 

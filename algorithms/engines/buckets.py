@@ -7,7 +7,7 @@ sent in one fixed order, the same on every rank, each as soon as it and all befo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from torch import nn
 from infra.collectives import Collectives
 
 _BUCKET_BYTES = 8 * 2**20
+Compression = Literal["none", "bf16", "fp16"]
+_COMPRESSED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -24,17 +26,21 @@ class _Bucket:
     views: list[torch.Tensor] = field(default_factory=list)
     missing: int = 0
     handle: Any = None
+    sent: torch.Tensor | None = None
 
 
 class GradientBuckets:
     """Owns ``weight.grad`` of every weight that learns.
 
+    ``compression`` is the type in which they travel: half the bytes, and sums that are rounded to it.
+
     One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish``; then every gradient is the sum over all ranks.
     """
 
-    def __init__(self, model: nn.Module, collectives: Collectives, bucket_bytes: int = _BUCKET_BYTES) -> None:
+    def __init__(self, model: nn.Module, collectives: Collectives, bucket_bytes: int = _BUCKET_BYTES, compression: Compression = "none") -> None:
         self.collectives = collectives
         self.reduce_now = True
+        self._travels_as = _COMPRESSED.get(compression)
         self._buckets = _make_buckets([p for p in model.parameters() if p.requires_grad], bucket_bytes)
         self._next = 0
         self._hooks = []
@@ -66,7 +72,8 @@ class GradientBuckets:
 
     def _send_next(self) -> None:
         bucket = self._buckets[self._next]
-        bucket.handle = self.collectives.all_reduce_async(bucket.flat, "sum")
+        bucket.sent = bucket.flat if self._travels_as is None else bucket.flat.to(self._travels_as)
+        bucket.handle = self.collectives.all_reduce_async(bucket.sent, "sum")
         self._next += 1
 
     def finish(self) -> None:
@@ -77,6 +84,9 @@ class GradientBuckets:
             self._send_next()
         for bucket in self._buckets:
             bucket.handle.wait()
+            if bucket.sent is not bucket.flat and bucket.sent is not None:
+                bucket.flat.copy_(bucket.sent)
+            bucket.sent = None
 
     def clip(self, largest_norm: float) -> None:
         """Scale all gradients so that the norm of the whole is at most ``largest_norm``."""

@@ -19,15 +19,16 @@ import torch
 from torch import nn
 
 from algorithms.compression.distilling import Teacher
-from algorithms.engines import batches, checkpoints, optimizers
-from algorithms.engines.augmenting import BatchAugment, judging_loss, mixed_loss, weigh_classes
+from algorithms.engines import batches, checkpoints, hardware, optimizers, schedules
+from algorithms.engines.augmenting import Phase, judging_loss, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
 from algorithms.engines.losses import make_loss
+from algorithms.engines.profiling import StepClock
 from algorithms.engines.progress import Reporter
 from algorithms.engines.saver import Position, Saver
-from algorithms.engines.schedules import learning_rate
 from algorithms.engines.scoring import Prepare, judge, run_network, scale_targets
+from algorithms.engines.sync_norm import synchronise
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.run import Run
@@ -55,17 +56,17 @@ class Training:
         device: torch.device,
         precision: str,
         teacher: Teacher | None = None,
-        augment: BatchAugment | None = None,
+        phases: Callable[[int], Phase] = lambda epoch: Phase(),
     ) -> None:
         self.config, self.data, self.model, self.prepare, self.run = config, data, model, prepare, run
-        self.teacher, self.augment = teacher, augment
+        self.teacher, self.phases, self.phase = teacher, phases, phases(0)
         self.device, self.precision = device, precision
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self.least = 2 if normalises else 1
-        batches.check_shares(self.num_samples, config.batch_size, self.collectives.size, self.least)
-        self.steps = batches.num_steps(self.num_samples, config.batch_size)
+        self.least = 2 if normalises and not config.sync_batchnorm else 1
+        self.pace = batches.Pace(self.num_samples, [schedules.batch_size(config, epoch) for epoch in range(config.epochs)])
+        self.pace.check(self.collectives.size, self.least)
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
         broadcast_module(model, self.collectives)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -74,11 +75,15 @@ class Training:
         self.judging_loss = judging_loss(self.loss, config, data, device)
         self.optimizer = optimizers.make_optimizer(config, model)
         self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
-        self.buckets = GradientBuckets(model, self.collectives)
+        if config.sync_batchnorm:
+            synchronise(model, self.collectives)
+        self.trained = hardware.compiled(model, config.compile, device, self.pace.total)
+        self.buckets = GradientBuckets(model, self.collectives, compression=config.gradient_compression)
+        self.clock = StepClock(device)
         self.at = Position()
         self.best: checkpoints.Tensors | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64)
-        self.reporter = Reporter(run, config.epochs, self.steps)
+        self.reporter = Reporter(run, config.epochs, self.pace)
         self.saver = Saver(self)
 
     def fit(self) -> Trained:
@@ -97,21 +102,30 @@ class Training:
             self.saver.close()
         return Trained(self.best, self._history())
 
+    @property
+    def steps(self) -> int:
+        """Steps of the epoch that is under way."""
+        return self.pace.steps(self.at.epoch)
+
     def _epoch(self, reader: batches.Reader, valid_reader: batches.Reader | None) -> None:
         self.model.train()
+        self.phase = self.phases(self.at.epoch)
         started = time.monotonic() - self.at.seconds
         first_step = self.at.step
         parts: list[batches.Batch] = []
         plan = list(self._plan(first_step))
-        feed = reader.batches(indices for step in plan for indices in step)
+        feed = reader.batches(indices for step in plan for indices in step), self.phase.fit)
+        self.clock.start()
         for step, indices in enumerate(plan, start=first_step):
             parts = [next(feed) for _ in indices]
+            self.clock.lap("data")
             loss = self._step(step, parts)
             self.at.step = step + 1
             self.at.seconds = time.monotonic() - started
             self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
             if self.at.step < self.steps:
                 self.saver.after_step()
+            self.clock.step()
         feed.close()
         self._end_epoch(valid_reader, started)
 
@@ -119,48 +133,51 @@ class Training:
         """For every step of the epoch the parts of this rank's share of the batch: int64 indices."""
         order = batches.epoch_order(self.config.seed, self.at.epoch, self.num_samples)
         for step in range(first_step, self.steps):
-            bounds = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
-            first, last = batches.share(*bounds, self.collectives.rank, self.collectives.size)
+            first, last = batches.share(*self.pace.bounds(self.at.epoch, step), self.collectives.rank, self.collectives.size)
             parts = batches.num_parts(last - first, self.config.accumulation, self.least)
             yield np.array_split(order[first:last], parts)
 
     def _batch_size(self, step: int) -> int:
-        first, last = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
+        first, last = self.pace.bounds(self.at.epoch, step)
         return last - first
 
     def _step(self, step: int, parts: list[batches.Batch]) -> Callable[[], float]:
         """One optimizer step; returns a way to read the mean loss of this rank's share, which waits for the device."""
         whole = self._batch_size(step)
-        rate = learning_rate(self.config, self.at.epoch + step / self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        schedules.set_rates(self.optimizer.param_groups, self.config, self.at.epoch + step / self.steps)
         self.buckets.clear()
+        self.clock.lap("optimizer")
         summed = torch.zeros((), device=self.device)
         for number, (inputs, targets) in enumerate(parts, start=1):
             self.buckets.reduce_now = number == len(parts)
             loss = self._losses(inputs, targets).sum()
+            self.clock.lap("forward")
             (loss / whole).backward()
             summed += loss.detach()
+            self.clock.lap("backward")
         self.buckets.finish()
+        self.clock.lap("reduce")
         if self.penalised:
             optimizers.add_penalties(self.penalised, self.config.l1, self.config.l2)
         if self.config.clip_norm:
             self.buckets.clip(self.config.clip_norm)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(self.at.epoch * self.steps + step + 1)
+            self.average.update(self.pace.done(self.at.epoch, step + 1))
         self.loss_sum = self.loss_sum.to(self.device) + summed
+        self.clock.lap("optimizer")
         share = sum(len(targets) for _, targets in parts)
         return lambda: float(summed) / share
 
     def _losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of every sample [n], after augmentation, and with the teacher's word if there is one."""
         shares = None
-        if self.augment is None:
+        augment = self.phase.augment
+        if augment is None:
             prepared = self.prepare(inputs, True)
         else:
-            prepared, shares = self.augment.mix(self.prepare(self.augment.change(inputs, targets), True))
-        outputs = run_network(self.model, prepared, self.data, self.precision)
+            prepared, shares = augment.mix(self.prepare(augment.change(inputs, targets), True))
+        outputs = run_network(self.trained, prepared, self.data, self.precision)
         losses = mixed_loss(self.training_loss, outputs, scale_targets(targets, self.data), shares)
         return losses if self.teacher is None else self.teacher.mix(losses, outputs, prepared, self.data, self.precision)
 
@@ -176,7 +193,7 @@ class Training:
         if not math.isfinite(train_loss):
             raise TrainingDivergedError(self.at.epoch + 1, self.config.learning_rate)
         seconds = time.monotonic() - started
-        rate = learning_rate(self.config, self.at.epoch + (self.steps - 1) / self.steps)
+        rate = schedules.learning_rate(self.config, self.at.epoch + (self.steps - 1) / self.steps)
         entry: dict[str, float] = {"epoch": self.at.epoch + 1, "train_loss": train_loss, "learning_rate": rate}
         average_buffers(self.model, self.collectives)
         if self.average is not None:
@@ -192,7 +209,7 @@ class Training:
                 self.judging_loss,
                 self.collectives,
                 precision=self.precision,
-                batch_size=max(32, self.config.batch_size // self.collectives.size // self.config.accumulation),
+                batch_size=max(32, self.pace.batch_sizes[self.at.epoch] // self.collectives.size // self.config.accumulation),
             )
             entry |= {f"valid_{name}": value for name, value in found.items()}
         entry |= {"seconds": time.monotonic() - started, "samples_per_s": self.num_samples / max(seconds, 1e-9)}
@@ -231,4 +248,6 @@ class Training:
             "precision": self.precision,
             "device": self.device.type,
             "stopped_early": self.at.stopped,
+            "compiled": self.trained is not self.model,
+            "profile": self.clock.summary(self.collectives),
         }

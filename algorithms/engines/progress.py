@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from algorithms.engines.batches import Pace
 from algorithms.run import Run
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ _EVERY_S = 0.5
 class Reporter:
     """Progress of one training; silent on ranks other than 0."""
 
-    def __init__(self, run: Run, epochs: int, steps: int) -> None:
-        self.run, self.epochs, self.steps = run, epochs, steps
+    def __init__(self, run: Run, epochs: int, pace: Pace) -> None:
+        self.run, self.epochs, self.pace = run, epochs, pace
         self._started = self._reported = time.monotonic()
         self._done = 0
         self._samples = 0
@@ -41,17 +42,17 @@ class Reporter:
     def validating(self, epoch: int) -> None:
         """The training part of an epoch is done."""
         if self.run.is_main and time.monotonic() - self._reported >= _EVERY_S:
-            self._report(epoch, self.steps, time.monotonic())
+            self._report(epoch, self.pace.steps(epoch), time.monotonic())
 
     def _report(self, epoch: int, step: int, now: float, **more: Any) -> None:
-        left = (self.epochs - epoch) * self.steps - step
+        left = self.pace.total - self.pace.done(epoch, step)
         event = {
             "kind": "progress",
             "phase": "train",
             "epoch": epoch + 1,
             "epochs": self.epochs,
             "step": step,
-            "steps": self.steps,
+            "steps": self.pace.steps(epoch),
             "samples_per_s": self._samples / max(now - self._started, 1e-9),
             "eta_s": left * self.seconds_per_step(),
         }
@@ -65,7 +66,8 @@ class Reporter:
         name = next((name for name in ("accuracy", "rmse") if f"valid_{name}" in entry), None)
         if name is not None:
             self._last_metric = {"metric": entry[f"valid_{name}"], "metric_name": name}
-        self._report(int(entry["epoch"]) - 1, self.steps, time.monotonic(), loss=entry["train_loss"])
+        done = int(entry["epoch"]) - 1
+        self._report(done, self.pace.steps(done), time.monotonic(), loss=entry["train_loss"])
         values = {key: value for key, value in entry.items() if key != "epoch"}
         self.run.report({"kind": "metrics", "step": int(entry["epoch"]), "values": values})
         self._write(entry)

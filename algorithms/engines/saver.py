@@ -85,7 +85,7 @@ class Saver:
         if not self.active:
             return
         every = self.training.config.checkpoint_every_steps
-        done = self.training.at.epoch * self.training.steps + self.training.at.step
+        done = self.training.pace.done(self.training.at.epoch, self.training.at.step)
         due = bool(every) and done % every == 0
         self.countdown -= 1
         if self.countdown <= 0:

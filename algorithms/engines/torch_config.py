@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from algorithms.engines.schedules import check_points, split_points
 from algorithms.spec import Config
 from algorithms.user_code import is_dotted
 
 OPTIMIZER_NAMES = ("sgd", "momentum", "nesterov", "adam", "adamw", "amsgrad", "adamax", "adagrad", "adadelta", "rmsprop")
 CLASS_LOSSES = ("cross_entropy", "focal", "bce")
 NUMBER_LOSSES = ("mse", "mae", "huber")
+_HAVE_NO_MOMENTUM = ("sgd", "adagrad", "adadelta")
+
+# "EPOCH:VALUE,..." as it comes from a command line, an object {"EPOCH": VALUE}, or a list of pairs; kept as a tuple of pairs.
+WholeSteps = Annotated[tuple[tuple[int, int], ...], BeforeValidator(split_points)]
+Points = Annotated[tuple[tuple[float, float], ...], BeforeValidator(split_points)]
 
 
 class TorchConfig(Config):
@@ -24,6 +30,9 @@ class TorchConfig(Config):
         ge=1,
         le=1_048_576,
         description="Samples in one step over ALL workers together: the result does not depend on their number.",
+    )
+    batch_size_by_epoch: WholeSteps = Field(
+        default=(), description="Other batch sizes from epochs on (the first is 0): 10:128,20:256 is batch_size up to epoch 9, then 128, then 256."
     )
     accumulation: int = Field(
         default=1, ge=1, le=4096, description="Parts into which a worker cuts its share of a batch, to need less memory."
@@ -39,6 +48,9 @@ class TorchConfig(Config):
         default=0.01, ge=0, le=10, description="Weight decay of the optimizer; biases and normalisation are spared."
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd (momentum, nesterov) and rmsprop.")
+    momentum_by_epoch: Points = Field(
+        default=(), description="Momentum (Adam: beta1) at points of the training, linear between them, such as 0:0.85,5:0.95; empty: constant."
+    )
     schedule: Literal["constant", "cosine", "step", "onecycle"] = Field(default="cosine", description="How the learning rate goes.")
     warmup_epochs: float = Field(
         default=1.0, ge=0, le=10_000, description="Epochs in which the learning rate rises from 0 (not for onecycle)."
@@ -71,10 +83,35 @@ class TorchConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic of training; auto is bf16 where the hardware has it."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile of the network; auto: on GPUs, for trainings of at least 2,000 steps (CPUs got slower by it)."
+    )
+    sync_batchnorm: bool = Field(
+        default=False, description="Batch normalisation over the samples of all workers instead of each worker's share; costs messages."
+    )
+    gradient_compression: Literal["none", "bf16", "fp16"] = Field(
+        default="none", description="Type in which gradients travel between workers; for slow networks. Horovod sends bf16 as fp32."
+    )
     checkpoint_every_s: float = Field(default=20.0, gt=0, description="Seconds between two checkpoints within an epoch.")
     checkpoint_every_steps: int = Field(
         default=0, ge=0, description="Steps between two checkpoints within an epoch, besides the time; 0 is off."
     )
+
+    @field_validator("batch_size_by_epoch")
+    @classmethod
+    def _batches_are_batches(cls, points: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        return check_points(points, least=1, most=1_048_576)
+
+    @field_validator("momentum_by_epoch")
+    @classmethod
+    def _momentum_is_below_one(cls, points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        return check_points(points, least=0.0, most=0.9999)
+
+    @model_validator(mode="after")
+    def _momentum_is_used(self) -> TorchConfig:
+        if self.momentum_by_epoch and self.optimizer in _HAVE_NO_MOMENTUM:
+            raise ValueError(f"momentum_by_epoch: the optimizer {self.optimizer} has no momentum; take momentum, nesterov or adamw, for instance")
+        return self
 
     @field_validator("optimizer")
     @classmethod

@@ -118,6 +118,8 @@ class TorchEngine:
         model_arguments: (config, data) -> what a user's own model is called with, by name (those that it accepts).
         tell_compressible: (config) -> what can be done to make the network smaller and faster.
         make_augment: (config, data) -> what changes training batches, or None; see ``algorithms.engines.augmenting``.
+        at_epoch: (config, epoch from 0) -> the config as it is in that epoch: pictures may be smaller in the first ones.
+        fit_inputs: (config of an epoch, data) -> what brings inputs as they are read to that epoch's size, or None.
         family_modules: what these functions load when they run; warm processes load it beforehand.
     """
 
@@ -129,6 +131,8 @@ class TorchEngine:
     model_arguments: Callable[[Any, TorchData], dict[str, Any]]
     tell_compressible: Callable[[Any], Compressible]
     make_augment: Callable[[Any, TorchData], BatchAugment | None] = lambda config, data: None
+    at_epoch: Callable[[Any, int], Any] = lambda config, epoch: config
+    fit_inputs: Callable[[Any, TorchData], Callable[[np.ndarray], np.ndarray] | None] = lambda config, data: None
     family_modules: tuple[str, ...] = ()
 
     @property

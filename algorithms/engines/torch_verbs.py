@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from algorithms.compression.distilling import Teacher
 from algorithms.compression.recipes import Variant
 from algorithms.compression.tuning import WEIGHTS, load_network, read_description, start_network, with_options
 from algorithms.engines import hardware
+from algorithms.engines.augmenting import Phase
 from algorithms.engines.batches import Reader, share
 from algorithms.engines.calibrating import calibrate
 from algorithms.engines.loop import Training
@@ -79,8 +80,8 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
     if teacher is not None:
         teacher = Teacher(_place(teacher.module, config, device), teacher.weight)
     model = _place(model, config, device)
-    prepare, augment = engine.prepare_batch(config, data), engine.make_augment(config, data)
-    trained = Training(config, data, model, prepare, run, device, precision, teacher, augment).fit()
+    prepare = engine.prepare_batch(config, data)
+    trained = Training(config, data, model, prepare, run, device, precision, teacher, _phases(engine, config, data)).fit()
     if trained.weights is None:
         return
     save_file(fake_quant.strip(trained.weights), run.output_dir / WEIGHTS)
@@ -95,6 +96,20 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
     }
     (run.output_dir / "description.json").write_text(json.dumps(description, indent=1))
     (run.output_dir / "history.json").write_text(json.dumps(trained.history, indent=1))
+
+
+def _phases(engine: TorchEngine, config: TorchConfig, data: TorchData) -> Callable[[int], Phase]:
+    """What training batches are in each epoch (from 0); made once for each size."""
+    made: dict[str, Phase] = {}
+
+    def phase(epoch: int) -> Phase:
+        now = engine.at_epoch(config, epoch)
+        key = now.model_dump_json()
+        if key not in made:
+            made[key] = Phase(engine.make_augment(now, data), engine.fit_inputs(now, data))
+        return made[key]
+
+    return phase
 
 
 def _place(model: nn.Module, config: TorchConfig, device: torch.device) -> nn.Module:

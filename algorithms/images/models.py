@@ -7,10 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from algorithms.compression.recipes import Compressible
+from algorithms.engines.schedules import step_value
 from algorithms.engines.torch_engine import TorchData
 from algorithms.images.config import ImageClassificationConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -66,6 +68,23 @@ def tell_small_cnn_compressible(config: ImageClassificationConfig) -> Compressib
     """As ``tell_compressible``; half the width is a smaller architecture of its own."""
     student = {} if config.model else {"width": max(config.width / 2, 0.1)}
     return Compressible(static=True, fp16=True, prunable=True, student=student)
+
+
+def at_epoch(config: ImageClassificationConfig, epoch: int) -> ImageClassificationConfig:
+    """The options with the picture size of an epoch (from 0)."""
+    size = step_value(config.image_size_by_epoch, epoch, config.image_size)
+    return config if size == config.image_size else config.model_copy(update={"image_size": size})
+
+
+def fit_inputs(config: ImageClassificationConfig, data: TorchData) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Pictures uint8 [N, H, W, C] made as small as the epoch of this config wants them, or None if they are."""
+    if data.input_shape[0] == config.image_size:
+        return None
+    import torch
+
+    from algorithms.images.preprocess import shrink
+
+    return lambda pictures: shrink(torch.from_numpy(pictures), config.image_size).numpy()
 
 
 def make_augment(config: ImageClassificationConfig, data: TorchData) -> BatchAugment | None:

@@ -41,6 +41,8 @@ def image_engine(
         model_arguments=models.model_arguments,
         tell_compressible=tell_compressible,
         make_augment=models.make_augment,
+        at_epoch=models.at_epoch,
+        fit_inputs=models.fit_inputs,
         family_modules=("PIL.Image", "algorithms.images.preprocess", *modules),
     )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from flows.training import RunResult
 
 
@@ -72,6 +74,8 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.option("--max-latency-ms", type=float, help="Budget: largest latency of one sample on this host.")
 @click.option("--max-size-mb", type=float, help="Budget: largest size of the model.")
 @click.option("--strict-budget", is_flag=True, help="Fail if no compressed model fits the budget, instead of shipping fp32.")
+@click.option("--profile", is_flag=True, help="Print where the time of a training step goes.")
+@click.option("--timeline", default="", metavar="FILE", help="Write Horovod's timeline of the training, which chrome://tracing opens.")
 @click.option("--fresh", is_flag=True, help="Do every stage again, also those done before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there.")
 def run(pairs: tuple[str, ...], suite: str | None, space: str | None, objectives: tuple[str, ...], as_json: bool, **values: Any) -> None:
@@ -140,8 +144,18 @@ def show_result(result: RunResult) -> None:
         console.print(f"trials    {result.trials['number']}, {result.trials['reason']}; {best}", markup=False)
     if result.compression:
         console.print(f"shipped   {result.compression['reason']}", markup=False)
+    if result.profile:
+        show_profile(console, result.profile)
     for advice in result.advice:
         console.print(f"advice    {advice['text']}", markup=False)
     console.print(f"package   {result.package}\nrun card  {result.run_card}\n{result.seconds:.1f} s", markup=False)
     ref = result.model if "champion" in result.aliases else f"{result.model}/{result.version}"
     console.print(f"\nNext: atelier predict {ref} INPUT", markup=False)
+
+
+def show_profile(console: Console, profile: dict[str, Any]) -> None:
+    """Where the time of a step goes, a line for each part."""
+    whole = profile["step_ms"] or 1.0
+    console.print(f"a step    {whole:.1f} ms, mean of {profile['num_steps']:,} steps and all ranks", markup=False)
+    for part, spent in profile["parts_ms"].items():
+        console.print(f"          {part:<10}{spent:9.2f} ms {spent / whole:7.1%}", markup=False)

@@ -46,9 +46,9 @@ def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
         _server.reset(token)
 
 
-def open_context(*, workers: int = 1, fresh: bool = False) -> StageContext:
+def open_context(*, workers: int = 1, fresh: bool = False, timeline: str = "") -> StageContext:
     """A stage context whose events go to the listener, if somebody listens."""
-    context = StageContext.open(workers=workers, fresh=fresh)
+    context = StageContext.open(workers=workers, fresh=fresh, timeline=timeline)
     if (listener := _listener.get()) is not None:
         context.also_report(listener)
     return context

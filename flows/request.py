@@ -73,6 +73,8 @@ class RunRequest(BaseModel):
     max_latency_ms: float | None = Field(default=None, gt=0, description="Budget of compression: largest latency of one sample, ms.")
     max_size_mb: float | None = Field(default=None, gt=0, description="Budget of compression: largest size of the model, MB.")
     strict_budget: bool = Field(default=False, description="Fail if no compressed model fits the budget, instead of shipping fp32.")
+    profile: bool = Field(default=False, description="Tell where the time of a training step goes; it is measured anyway.")
+    timeline: str = Field(default="", description="Local file for Horovod's timeline of the training, which chrome://tracing opens.")
     fresh: bool = Field(default=False, description="Do every stage again, also those done before.")
 
     def split_options(self, algorithm: Algorithm) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -185,6 +187,7 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
         problem = f"ratios: must be shares of train, valid and test that add up to 1, train and test above 0 (got {request.ratios})"
         raise InvalidOptionError("the run", [problem])
     _check_search(request, algorithm, config)
+    _check_timeline(request, settings)
     if settings.cluster == "local" and request.workers > settings.slots:
         raise NotEnoughSlotsError(request.workers, settings.slots, "local")
     if request.name:
@@ -196,6 +199,19 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     except OSError as error:
         raise StoreAccessError(str(settings.state_dir), f"its folder cannot be made ({error.strerror})", "Set ATELIER_WORKSPACE.") from None
     return algorithm, config
+
+
+def _check_timeline(request: RunRequest, settings: Settings) -> None:
+    """Refuse a timeline that nobody would write."""
+    if not request.timeline:
+        return
+    problems = []
+    if request.workers < 2 or settings.backend == "torch":
+        problems.append("timeline: Horovod writes it, which takes 2 workers or more and the back end horovod or auto")
+    if not Path(request.timeline).expanduser().absolute().parent.is_dir():
+        problems.append(f"timeline: there is no folder {Path(request.timeline).parent}")
+    if problems:
+        raise InvalidOptionError("the run", problems)
 
 
 def _check_search(request: RunRequest, algorithm: Algorithm, config: Config) -> None:

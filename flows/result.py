@@ -28,6 +28,9 @@ class RunResult(BaseModel):
     )
     compression: dict[str, Any] | None = Field(default=None, description="What was tried, its table before and after, what ships and why.")
     advice: list[dict[str, Any]] = Field(default=[], description="What to mend, from rules over the figures: rule, severity, text.")
+    profile: dict[str, Any] | None = Field(
+        default=None, description="With profile: steps timed, milliseconds a step (step_ms) and of each part (parts_ms)."
+    )
     package: str = Field(description="Where the package lies.")
     run_card: str = Field(description="Where the run card lies.")
     stages: list[StageTime]

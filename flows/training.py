@@ -109,6 +109,7 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
         trials=trials_in_words(model.tuned) if model.tuned else None,
         compression=read_json(context, model.compressed.table, TABLE_FILE) if model.compressed and model.compressed.table else None,
         advice=[one.model_dump(mode="json") for one in model.explained.advice],
+        profile=read_json(context, model.trained.artifact, "history.json").get("profile") if request.profile else None,
         package=_where(context, model.shipped),
         run_card=_where(context, run_card) + "/index.html",
         stages=times,
@@ -170,7 +171,7 @@ def _report(request: RunRequest, found: _Data, model: _Model, registered: Regist
         report_stage,
         times,
         key=model.card_key,
-        request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
+        request=request.model_dump(mode="json", exclude={"fresh", "workers", "profile", "timeline"}),
         source=found.source,
         checked=found.checked,
         data=found.data,
@@ -292,6 +293,8 @@ def pipeline(
     max_latency_ms: float | None = None,
     max_size_mb: float | None = None,
     strict_budget: bool = False,
+    profile: bool = False,
+    timeline: str = "",
     fresh: bool = False,
 ) -> RunResult:
     """Labelled data to a proven, registered model.
@@ -321,6 +324,8 @@ def pipeline(
         max_latency_ms: Budget of compression: largest latency of one sample on this host, ms.
         max_size_mb: Budget of compression: largest size of the model, MB.
         strict_budget: Fail if no compressed model fits the budget, instead of shipping fp32.
+        profile: Tell in the result where the time of a training step goes (networks only).
+        timeline: Local file for Horovod's timeline of the training, which chrome://tracing opens.
         fresh: Do every stage again, also those done before.
 
     Returns:
@@ -355,7 +360,9 @@ def pipeline(
         max_latency_ms=max_latency_ms,
         max_size_mb=max_size_mb,
         strict_budget=strict_budget,
+        profile=profile,
+        timeline=timeline,
         fresh=fresh,
     )
-    with open_context(workers=request.workers, fresh=request.fresh) as context, stage_context(context):
+    with open_context(workers=request.workers, fresh=request.fresh, timeline=request.timeline) as context, stage_context(context):
         return run_pipeline(request, context)

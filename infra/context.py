@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +38,7 @@ class StageContext:
         workers: ranks of a distributed training.
         fresh: do everything again, also what lies in the store already.
         backend: how ranks talk: auto, horovod or torch.
+        timeline: where Horovod writes its timeline, on the machine of rank 0; empty: nowhere.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class StageContext:
     workers: int = 1
     backend: Backend = "auto"
     fresh: bool = False
+    timeline: str = ""
     _stack: ExitStack = field(default_factory=ExitStack)
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="start-cluster"))
     _starting: Future[Client] | None = None
@@ -60,9 +63,10 @@ class StageContext:
         workers: int = 1,
         backend: Backend | None = None,
         fresh: bool = False,
+        timeline: str = "",
     ) -> StageContext:
         settings = settings or load_settings()
-        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend, fresh)
+        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend, fresh, timeline)
 
     def client(self) -> Client:
         """The Dask cluster's client; started on the first call, the same one afterwards.
@@ -126,6 +130,7 @@ class StageContext:
             threads_per_rank=threads,
             deadline_s=self.settings.deadline_s,
             on_event=on_event,
+            env={"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None,
         )
 
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:

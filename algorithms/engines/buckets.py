@@ -37,7 +37,9 @@ class GradientBuckets:
     One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish``; then every gradient is the sum over all ranks.
     """
 
-    def __init__(self, model: nn.Module, collectives: Collectives, bucket_bytes: int = _BUCKET_BYTES, compression: Compression = "none") -> None:
+    def __init__(
+        self, model: nn.Module, collectives: Collectives, bucket_bytes: int = _BUCKET_BYTES, compression: Compression = "none"
+    ) -> None:
         self.collectives = collectives
         self.reduce_now = True
         self._travels_as = _COMPRESSED.get(compression)

@@ -64,7 +64,8 @@ class Training:
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self.least = 2 if normalises and not config.sync_batchnorm else 1
+        self.in_step = config.sync_batchnorm and self.collectives.size > 1
+        self.least = 2 if normalises and not self.in_step else 1
         self.pace = batches.Pace(self.num_samples, [schedules.batch_size(config, epoch) for epoch in range(config.epochs)])
         self.pace.check(self.collectives.size, self.least)
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
@@ -114,7 +115,7 @@ class Training:
         first_step = self.at.step
         parts: list[batches.Batch] = []
         plan = list(self._plan(first_step))
-        feed = reader.batches(indices for step in plan for indices in step), self.phase.fit)
+        feed = reader.batches((indices for step in plan for indices in step), self.phase.fit)
         self.clock.start()
         for step, indices in enumerate(plan, start=first_step):
             parts = [next(feed) for _ in indices]
@@ -134,7 +135,9 @@ class Training:
         order = batches.epoch_order(self.config.seed, self.at.epoch, self.num_samples)
         for step in range(first_step, self.steps):
             first, last = batches.share(*self.pace.bounds(self.at.epoch, step), self.collectives.rank, self.collectives.size)
-            parts = batches.num_parts(last - first, self.config.accumulation, self.least)
+            # Synchronised normalisation talks in every part, so all ranks need as many as the one with the smallest share.
+            count = self._batch_size(step) // self.collectives.size if self.in_step else last - first
+            parts = batches.num_parts(count, self.config.accumulation, self.least)
             yield np.array_split(order[first:last], parts)
 
     def _batch_size(self, step: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -62,7 +63,7 @@ class StepClock:
         marks, self._marks = self._marks, []
         if marks:
             marks[-1][1].synchronize()
-        for (_, before), (part, event) in zip(marks, marks[1:], strict=False):
+        for (_, before), (part, event) in itertools.pairwise(marks):
             self.seconds[part] += before.elapsed_time(event) / 1000
 
     def summary(self, collectives: Collectives) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def _forward(module: Any, collectives: Collectives, inputs: torch.Tensor) -> tor
     return outputs
 
 
-@torch._dynamo.disable  # type: ignore[misc, untyped-decorator]
+@torch._dynamo.disable
 def _normalise(module: Any, collectives: Collectives, inputs: torch.Tensor) -> torch.Tensor:
     outputs, mean, variance, count = _SyncNorm.apply(inputs.float(), module.weight, module.bias, module.eps, collectives)
     if module.track_running_stats:
@@ -69,7 +69,7 @@ class _SyncNorm(torch.autograd.Function):
         return outputs, mean, variance, total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, *unused: Any) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor, *unused: Any) -> tuple[torch.Tensor | None, ...]:
         normal, inverse, weight, total = ctx.saved_tensors
         by_bias, by_weight = gradient.sum(ctx.axes), (gradient * normal).sum(ctx.axes)
         sums = torch.cat([by_bias, by_weight])

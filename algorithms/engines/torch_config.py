@@ -32,7 +32,8 @@ class TorchConfig(Config):
         description="Samples in one step over ALL workers together: the result does not depend on their number.",
     )
     batch_size_by_epoch: WholeSteps = Field(
-        default=(), description="Other batch sizes from epochs on (the first is 0): 10:128,20:256 is batch_size up to epoch 9, then 128, then 256."
+        default=(),
+        description="Other batch sizes from epochs on (the first is 0): 10:128,20:256 is batch_size up to epoch 9, then 128, then 256.",
     )
     accumulation: int = Field(
         default=1, ge=1, le=4096, description="Parts into which a worker cuts its share of a batch, to need less memory."
@@ -49,7 +50,8 @@ class TorchConfig(Config):
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd (momentum, nesterov) and rmsprop.")
     momentum_by_epoch: Points = Field(
-        default=(), description="Momentum (Adam: beta1) at points of the training, linear between them, such as 0:0.85,5:0.95; empty: constant."
+        default=(),
+        description="Momentum (Adam: beta1) at points of the training, linear between them, such as 0:0.85,5:0.95; empty: constant.",
     )
     schedule: Literal["constant", "cosine", "step", "onecycle"] = Field(default="cosine", description="How the learning rate goes.")
     warmup_epochs: float = Field(
@@ -84,7 +86,8 @@ class TorchConfig(Config):
         default="auto", description="Arithmetic of training; auto is bf16 where the hardware has it."
     )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="torch.compile of the network; auto: on GPUs, for trainings of at least 2,000 steps (CPUs got slower by it)."
+        default="auto",
+        description="torch.compile of the network; auto: on GPUs, for trainings of at least 2,000 steps (CPUs got slower by it).",
     )
     sync_batchnorm: bool = Field(
         default=False, description="Batch normalisation over the samples of all workers instead of each worker's share; costs messages."
@@ -110,7 +113,9 @@ class TorchConfig(Config):
     @model_validator(mode="after")
     def _momentum_is_used(self) -> TorchConfig:
         if self.momentum_by_epoch and self.optimizer in _HAVE_NO_MOMENTUM:
-            raise ValueError(f"momentum_by_epoch: the optimizer {self.optimizer} has no momentum; take momentum, nesterov or adamw, for instance")
+            raise ValueError(
+                f"momentum_by_epoch: the optimizer {self.optimizer} has no momentum; take momentum, nesterov or adamw, for instance"
+            )
         return self
 
     @field_validator("optimizer")

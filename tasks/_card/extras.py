@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.artifacts import Artifact
 from infra.store import Store
-from tasks._card import compression, duplicates, ensemble, explain, gallery, repairs, tuning
+from tasks._card import compression, duplicates, ensemble, explain, gallery, repairs, step, tuning
 from tasks._card.gather import ArtifactFiles
 from tasks._card.model import Section
 
@@ -23,6 +23,9 @@ def extra_sections(store: Store, extras: Any, validation: Artifact | None, train
     if extras.study is not None:
         study = ArtifactFiles(store, extras.study).json("study.json")
         found.append(Section(after="validation", id="tuning", title="Tuning", finding=tuning.finding(study), body=tuning.body(study)))
+    if trained is not None and (profile := ArtifactFiles(store, trained).json_if_there("history.json", {}).get("profile")):
+        finding, body = step.step_finding(profile), step.step_section(profile)
+        found.append(Section(after="training", id="step", title="A training step", finding=finding, body=body))
     if trained is not None and "ensemble.json" in (files := ArtifactFiles(store, trained)):
         content = files.json("ensemble.json")
         finding, body = ensemble.finding(content), ensemble.ensemble_section(content)

@@ -1,0 +1,1 @@
+"""The other sides of benchmarks/training.py: scripts as a user would write them."""

@@ -159,7 +159,20 @@ def gpu(pairs: int) -> bool:
 
         def timm_train() -> float:
             words = [sys.executable, script, "--data-dir", str(source), "--val-split", "test", "--model", "resnet50", "--num-classes", "6"]
-            words += ["--img-size", "224", "-b", "128", "--amp", "--amp-dtype", "bfloat16", "--channels-last", "--epochs", "2", "--opt", "adamw"]
+            words += [
+                "--img-size",
+                "224",
+                "-b",
+                "128",
+                "--amp",
+                "--amp-dtype",
+                "bfloat16",
+                "--channels-last",
+                "--epochs",
+                "2",
+                "--opt",
+                "adamw",
+            ]
             words += ["--workers", "8", "--no-aug", "--output", str(folder / uuid.uuid4().hex), "--log-interval", "1000"]
             done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=True)
             # "Train: 1 [  31/32 (100%)] ... Time: 0.2s, 600.00/s (0.21s, 590.00/s)": the mean over the epoch.

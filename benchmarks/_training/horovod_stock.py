@@ -1,6 +1,6 @@
 """ResNet-18 with Horovod as its own documentation shows it: fp32, ``DistributedOptimizer``, torch's ``DataLoader``.
 
-    horovodrun --gloo -np 2 python benchmarks/_training/horovod_stock.py FOLDER --epochs 2 --batch 32 --image-size 96
+horovodrun --gloo -np 2 python benchmarks/_training/horovod_stock.py FOLDER --epochs 2 --batch 32 --image-size 96
 """
 
 from __future__ import annotations

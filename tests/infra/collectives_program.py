@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any, Literal
 
 import torch
@@ -48,6 +49,19 @@ def asynchronous(c: Collectives) -> list[list[float]]:
     return results
 
 
+def in_the_background(c: Collectives) -> bool:
+    """Whether a reduction gets done while nobody waits for it: what lets it overlap with a backward pass."""
+    bucket = torch.ones(2_000_000)
+    handle = c.all_reduce_async(bucket, "sum")
+    deadline = time.monotonic() + 60
+    while bucket[0] != c.size or bucket[-1] != c.size:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    handle.wait()
+    return bool((bucket == c.size).all())
+
+
 def refusals(c: Collectives) -> list[str]:
     def refused(call: Any) -> str:
         try:
@@ -87,6 +101,7 @@ def main() -> None:
             "threads": [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]],
             "reductions": reductions(c),
             "asynchronous": asynchronous(c),
+            "in the background": in_the_background(c),
             "refusals": refusals(c),
             "broadcasts": broadcasts(c),
             "gathered": c.all_gather_object({"rank": c.rank, "text": "x" * (c.rank * 1000)}),

@@ -77,6 +77,10 @@ def test_several_reductions_are_under_way_at_once_and_step_after_step(ranks: lis
     assert all(seen["asynchronous"] == expected for seen in ranks)
 
 
+def test_a_reduction_goes_on_while_nobody_waits_for_it(ranks: list[dict[str, Any]]) -> None:
+    assert all(seen["in the background"] for seen in ranks)
+
+
 def test_what_cannot_be_sent_is_refused(ranks: list[dict[str, Any]]) -> None:
     for seen in ranks:
         strided, also_strided, mean, unknown, root = seen["refusals"]

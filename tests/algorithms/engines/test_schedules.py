@@ -1,13 +1,15 @@
-"""Learning rates."""
+"""Learning rates, momentum, batch sizes and picture sizes over a training."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from algorithms.engines.schedules import learning_rate
+from algorithms.engines.schedules import batch_size, learning_rate, line_value, set_rates
 from algorithms.engines.torch_config import TorchConfig
+from algorithms.images.config import ImageClassificationConfig
 
 
 def rates(**options: Any) -> list[float]:
@@ -44,3 +46,43 @@ def test_one_cycle_rises_for_three_tenths_and_ends_at_zero() -> None:
 
 def test_a_warm_up_longer_than_the_training_still_reaches_the_full_rate() -> None:
     assert max(rates(schedule="cosine", warmup_epochs=50)) == pytest.approx(1.0)
+
+
+def test_points_come_from_words_objects_and_lists_and_survive_json() -> None:
+    for given in ("0:32,4:64", {"0": 32, "4": 64}, [[0, 32], (4, "64")]):
+        config = TorchConfig.model_validate({"batch_size_by_epoch": given})
+        assert config.batch_size_by_epoch == ((0, 32), (4, 64))
+        assert TorchConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"batch_size_by_epoch": "5"}, "must be EPOCH:VALUE"),
+        ({"batch_size_by_epoch": "5:32,5:64"}, "epochs must rise"),
+        ({"batch_size_by_epoch": "0:0"}, "values must be from 1 to"),
+        ({"momentum_by_epoch": "0:1.5"}, "values must be from 0 to 0.9999"),
+        ({"momentum_by_epoch": "0:0.9", "optimizer": "sgd"}, "sgd has no momentum"),
+        ({"image_size_by_epoch": "0:8,2:16"}, "the last size has to be image_size, 32"),
+        ({"image_size_by_epoch": "0:64,2:32"}, "values must be from 8 to 32"),
+        ({"image_size_by_epoch": "0:16,30:32"}, "has to be reached before the end"),
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        ImageClassificationConfig.model_validate({"image_size": 32, **options})
+
+
+def test_batch_sizes_change_at_their_epochs() -> None:
+    config = TorchConfig(batch_size=8, batch_size_by_epoch=((2, 16), (5, 32)))
+    assert [batch_size(config, epoch) for epoch in range(7)] == [8, 8, 16, 16, 16, 32, 32]
+
+
+def test_momentum_runs_on_a_line_between_its_points_and_reaches_every_kind_of_optimizer() -> None:
+    points = ((1.0, 0.8), (3.0, 0.9))
+    assert [line_value(points, epoch) for epoch in (0, 1, 2, 3, 9)] == pytest.approx([0.8, 0.8, 0.85, 0.9, 0.9])
+    groups: list[dict[str, Any]] = [{"betas": (0.9, 0.99)}, {"momentum": 0.9}]
+    set_rates(groups, TorchConfig(momentum_by_epoch=points, learning_rate=0.5, schedule="constant", warmup_epochs=0), 2.0)
+    assert groups[0]["betas"] == pytest.approx((0.85, 0.99))
+    assert groups[1]["momentum"] == pytest.approx(0.85)
+    assert [group["lr"] for group in groups] == [0.5, 0.5]

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     cache_gib: Annotated[float, Field(gt=0)] = Field(
         default=20.0, description="Size of the local disk cache, GiB; the least recently used goes first."
     )
+    shared_cache: str = Field(
+        default="", description="Folder or s3://bucket/prefix where machines share decoded samples; empty: each decodes its own."
+    )
     cluster: str = Field(default="local", description="'local', or the address of a Dask scheduler (tcp://host:port).")
     slots: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=_num_cores, description="Workers of the local cluster, one slot each."

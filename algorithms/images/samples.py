@@ -23,6 +23,7 @@ from algorithms.run import Run
 from infra.cache import Cache
 from infra.errors import InvalidSourceError
 from infra.settings import load_settings
+from infra.shared_cache import shared
 
 if TYPE_CHECKING:
     from infra.datasets.dataset import Dataset, RowGroup
@@ -119,7 +120,11 @@ def _open_split(cache: Cache, dataset: Dataset, split: str, size: int, channels:
             expected = counts[number] * (size * size * channels + 8)
             files[number] = cache.get(
                 name,
-                lambda path, part=part, pool=pool: _make_part(path, dataset, part, size, channels, pool),  # type: ignore[misc]
+                shared(
+                    load_settings().shared_cache,
+                    name,
+                    lambda path, part=part, pool=pool: _make_part(path, dataset, part, size, channels, pool),  # type: ignore[misc]
+                ),
                 lambda path, expected=expected: path.stat().st_size == expected,  # type: ignore[misc]
             )
             done += counts[number]

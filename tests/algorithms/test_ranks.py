@@ -28,12 +28,13 @@ def plain(num_classes, channels):
 OPTIONS = {"image_size": 16, "epochs": 2, "batch_size": 13, "precision": "fp32", "augment": "none", "model": "rank_networks:plain"}
 
 
-def start_ranks(spec: RunSpec, size: int, port: int, folder: Path) -> list[subprocess.Popen[str]]:
+def start_ranks(spec: RunSpec, size: int, port: int, folder: Path, backend: str = "") -> list[subprocess.Popen[str]]:
+    """Processes that find each other by torch's variables; ``backend`` is ``torch`` for several, ``local`` for one, if it is not said."""
     started = []
     for rank in range(size):
         environment = {
             **os.environ,
-            "ATELIER_COLLECTIVES": "torch" if size > 1 else "local",
+            "ATELIER_COLLECTIVES": backend or ("torch" if size > 1 else "local"),
             "RANK": str(rank),
             "WORLD_SIZE": str(size),
             "LOCAL_RANK": str(rank),

@@ -26,7 +26,8 @@ def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached
     shared_services: Path, few_digits: Path, prefect_api: str
 ) -> None:
     call: dict[str, Any] = {"algorithm": "image-classification/small-cnn", "data": str(few_digits), "workers": 2, "options": QUICK}
-    first = pipeline(**call)
+    timeline = shared_services.parent / "timeline.json"
+    first = pipeline(**call, profile=True, timeline=str(timeline))
 
     assert [stage.name for stage in first.stages] == STAGES
     assert set(states(first).values()) == {"completed"}
@@ -34,14 +35,18 @@ def test_a_picture_run_ends_with_a_champion_and_the_same_run_again_is_all_cached
     assert first.metrics["accuracy"] >= 0.8
     assert first.metrics["accuracy"] == pytest.approx(first.baseline_metrics["accuracy"], abs=1e-9)
     assert first.dataset[:12] in Path(first.run_card).read_text()
+    assert "A training step" in Path(first.run_card).read_text()
+    assert first.profile is not None
+    assert sum(first.profile["parts_ms"].values()) == pytest.approx(first.profile["step_ms"], abs=0.01)
+    assert "ALLREDUCE" in timeline.read_text()
     described = json.loads((Path(first.package) / "package.json").read_text())
     assert described["lineage"]["dataset"] == first.dataset
     shown = {artifact["key"] for artifact in httpx.post(f"{prefect_api}/artifacts/filter", json={}, timeout=10).json()}
     assert {f"few-digits-{what}" for what in ("data", "progress", "metrics", "result")} <= shown
 
-    second = pipeline(**call)
+    second = pipeline(**call, profile=True)
     assert set(states(second).values()) == {"cached"}
-    assert (second.version, second.metrics) == (1, first.metrics)
+    assert (second.version, second.metrics, second.profile) == (1, first.metrics, first.profile)
 
 
 def test_options_are_searched_and_the_model_is_made_small_in_one_run(shared_services: Path, few_digits: Path, prefect_api: str) -> None:

@@ -3,7 +3,8 @@
     python benchmarks/training.py [--parts horovod,ddp,tuned,loader,scaling,gpu] [--pairs 5] [--images 384]
 
 All sides run in turns, each in processes of its own; of each the second epoch is timed (the first warms up), and the median of the rounds'
-ratios is printed. A round of the first three takes a minute on a quiet machine. Ours are ranks of ``infra.launch`` on a Dask cluster that runs already; the others are the scripts in benchmarks/_training/.
+ratios is printed. A round of the first three takes a minute on a quiet machine. Ours are ranks of ``infra.launch`` on a Dask cluster
+that runs already; the others are the scripts in benchmarks/_training/.
 
     horovod   stock Horovod, fp32, DistributedOptimizer: at least 1.6 times its images/s
     ddp       torchrun, DistributedDataParallel, fp32: at least 1.6 times

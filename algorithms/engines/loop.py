@@ -63,9 +63,7 @@ class Training:
         self.device, self.precision = device, precision
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
-        normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self.in_step = config.sync_batchnorm and self.collectives.size > 1
-        self.least = 2 if normalises and not self.in_step else 1
+        self.normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         self.pace = batches.Pace(self.num_samples, [schedules.batch_size(config, epoch) for epoch in range(config.epochs)])
         self.pace.check(self.collectives.size, self.least)
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
@@ -79,13 +77,27 @@ class Training:
         if config.sync_batchnorm:
             synchronise(model, self.collectives)
         self.trained = hardware.compiled(model, config.compile, device, self.pace.total)
-        self.buckets = GradientBuckets(model, self.collectives, compression=config.gradient_compression)
+        self.buckets = self.make_buckets()
         self.clock = StepClock(device)
         self.at = Position()
         self.best: checkpoints.Tensors | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.reporter = Reporter(run, config.epochs, self.pace)
         self.saver = Saver(self)
+
+    def make_buckets(self) -> GradientBuckets:
+        """Buckets for the ranks that there are now."""
+        return GradientBuckets(self.model, self.collectives, compression=self.config.gradient_compression)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether ranks talk to each other within a forward pass."""
+        return self.config.sync_batchnorm and self.collectives.size > 1
+
+    @property
+    def least(self) -> int:
+        """Fewest samples that a rank may get at once."""
+        return 2 if self.normalises and not self.in_step else 1
 
     def fit(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one."""

@@ -7,25 +7,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from infra.collectives import Collectives
 
 
 def synchronise(model: nn.Module, collectives: Collectives) -> None:
-    """Make every batch normalisation of the network use mean and variance over all ranks while it trains; names of weights stay as they are."""
-    if collectives.size == 1:
-        return
+    """Make every batch normalisation of the network use mean and variance over all ranks while it trains; names of weights stay as they are.
+
+    As long as there is one rank, layers do what they did; the number of ranks may change.
+    """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.forward = partial(_forward, module, collectives)  # type: ignore[method-assign]
 
 
 def _forward(module: Any, collectives: Collectives, inputs: torch.Tensor) -> torch.Tensor:
-    if module.training:
-        outputs = _normalise(module, collectives, inputs)
-    else:
-        outputs = functional.batch_norm(inputs, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps)
+    if not module.training or collectives.size == 1:
+        return type(module).forward(module, inputs)
+    outputs = _normalise(module, collectives, inputs)
     # timm's layers have their activation inside.
     for name in ("drop", "act"):
         if hasattr(module, name):

@@ -19,7 +19,7 @@ from algorithms.engines.loop import Training
 from algorithms.images.preprocess import resize, shrink
 from algorithms.run import Run
 from tests.algorithms.conftest import Workplace, on_ranks
-from tests.algorithms.engines.test_loop import MODEL, StoppedError
+from tests.algorithms.engines.test_loop import MODEL, StoppedError, same_start
 
 SMALL_CNN = find_algorithm("image-classification/small-cnn")
 TINY: dict[str, Any] = {"image_size": 16, "width": 0.25, "epochs": 4, "batch_size": 16, "precision": "fp32"}
@@ -110,6 +110,7 @@ def test_compressed_gradients_train_nearly_the_same(
     (tmp_path / "fast_networks.py").write_text(MODEL)
     monkeypatch.chdir(tmp_path)
     options = {**TINY, "model": "fast_networks:Plain", "augment": "none", "optimizer": "momentum", "learning_rate": 0.05}
+    options |= same_start(workplace, tmp_path, model=options["model"])
     plain, half = (
         history(on_ranks(2, lambda c, name=name, more=more: workplace.train(SMALL_CNN, name, collectives=c, **options, **more))[0])
         for name, more in (("plain", {}), ("half", {"gradient_compression": compression}))
@@ -119,9 +120,10 @@ def test_compressed_gradients_train_nearly_the_same(
     assert others != losses
 
 
-def test_ranks_with_synchronised_normalisation_train_what_one_trains(workplace: Workplace) -> None:
+def test_ranks_with_synchronised_normalisation_train_what_one_trains(workplace: Workplace, tmp_path: Path) -> None:
     # 13 a batch over 3 ranks and in 5 parts: without care ranks would cut their shares differently and wait for each other for ever.
     options = {**TINY, "batch_size": 13, "augment": "none", "dropout": 0.0, "sync_batchnorm": True}
+    options |= same_start(workplace, tmp_path)
     one = history(workplace.train(SMALL_CNN, "one", **options))
     three = history(on_ranks(3, lambda c: workplace.train(SMALL_CNN, "three", collectives=c, **options))[0])
     assert [entry["train_loss"] for entry in three["epochs"]] == pytest.approx([entry["train_loss"] for entry in one["epochs"]], rel=1e-3)

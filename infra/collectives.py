@@ -35,6 +35,62 @@ class Handle(Protocol):
         """
 
 
+class MembershipChanged(Exception):  # noqa: N818 - no error: the group comes together anew, and nothing is lost
+    """Raised by a training at a commit, on every rank at the same one; what follows is ``Membership.reset``."""
+
+
+class Memory(Protocol):
+    """Where a rank keeps its last commit, so that its own death does not lose it; see ``infra.elastic.memory``."""
+
+    @property
+    def number(self) -> int:
+        """Commits so far, those of the processes before this one included."""
+
+    def latest(self) -> tuple[dict[str, Any], memoryview] | None: ...
+
+    def begin(self, description: dict[str, Any], length: int) -> tuple[memoryview, int]: ...
+
+    def end(self) -> None: ...
+
+
+class Membership(Protocol):
+    """How a rank of an elastic job gets from one group into the next.
+
+    Before the first ``reset`` a rank is alone. An operation that raises ``CollectiveError`` means that the group is broken: go back to the last
+    commit and ``reset``. When ``change_wanted`` is true on any rank, all ranks, agreed at a commit, ``reset`` and nothing is lost.
+    """
+
+    memory: Memory
+
+    @property
+    def largest_size(self) -> int:
+        """How many ranks there may ever be."""
+
+    @property
+    def generation(self) -> int:
+        """Number of the group, from 1; 0 before the first."""
+
+    @property
+    def last(self) -> bool:
+        """Whether this group is there only to write a checkpoint and end."""
+
+    @property
+    def change_wanted(self) -> bool: ...
+
+    def committed(self, position: tuple[int, int]) -> None:
+        """Tell how far the last commit is (epoch, samples of it): what is lost by a failure now."""
+
+    def reset(self, offer: tuple[int, int] | None) -> int | None:
+        """Leave the group and return in the next one; rank and size are new. A rank that is wanted no more never returns.
+
+        Args:
+            offer: epoch and samples of this rank's last commit; None: it has none.
+
+        Returns:
+            The rank whose commit all shall take; None: nobody has any.
+        """
+
+
 class Collectives(Protocol):
     """One rank's line to the others.
 
@@ -83,6 +139,10 @@ class Collectives(Protocol):
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
+    @property
+    def membership(self) -> Membership | None:
+        """How the group changes; None: it does not."""
+
     def close(self) -> None:
         """Leave the group; nothing may be called afterwards. All ranks close; twice is harmless."""
 
@@ -108,6 +168,7 @@ class _Done:
 class LocalCollectives:
     """One rank alone."""
 
+    membership = None
     rank = 0
     size = 1
     local_rank = 0
@@ -156,6 +217,8 @@ class HorovodCollectives:
     Horovod matches tensors by name, not by order. A name is made of operation, dtype, length and the lowest number that is free, so the
     buckets of one step have the same names in the next, and Horovod's response cache skips the negotiation.
     """
+
+    membership = None
 
     def __init__(self) -> None:
         try:
@@ -270,6 +333,8 @@ class TorchCollectives:
     a free port, and nothing listens on all interfaces, which is what torch does by itself.
     """
 
+    membership = None
+
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         import torch
         import torch.distributed as dist
@@ -355,13 +420,19 @@ class TorchCollectives:
 
 
 def choose_backend(environment: dict[str, str]) -> str:
-    """``local``, ``horovod`` or ``torch``: what ``ATELIER_COLLECTIVES`` says, else what the starter's own variables tell."""
+    """``local``, ``horovod``, ``torch`` or ``elastic``: what ``ATELIER_COLLECTIVES`` says, else what the starter's own variables tell."""
     stated = environment.get("ATELIER_COLLECTIVES")
     if stated:
         return stated
     if int(environment.get("HOROVOD_SIZE", "1")) > 1:
         return "horovod"
     return "torch" if int(environment.get("WORLD_SIZE", "1")) > 1 else "local"
+
+
+def _elastic() -> Collectives:
+    from infra.elastic.collectives import ElasticCollectives
+
+    return ElasticCollectives()
 
 
 IMPLEMENTATIONS: dict[str, Callable[[], Collectives]] = {
@@ -390,7 +461,8 @@ def open_collectives(threads: int = 1) -> Iterator[Collectives]:
         MissingExtraError: Horovod was asked for and is not installed.
     """
     _limit_threads(threads)
-    collectives = IMPLEMENTATIONS[choose_backend(dict(os.environ))]()
+    chosen = choose_backend(dict(os.environ))
+    collectives = _elastic() if chosen == "elastic" else IMPLEMENTATIONS[chosen]()
     yield collectives
     # Not in a `finally`: a rank that fails must not wait here for ranks that wait for it. Its process ends; the launcher ends the others.
     collectives.close()

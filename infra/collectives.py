@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args
 
 from infra.errors import CollectiveError, MissingExtraError
 
@@ -89,6 +89,9 @@ class Membership(Protocol):
         Returns:
             The rank whose commit all shall take; None: nobody has any.
         """
+
+    def leave(self) -> NoReturn:
+        """End this process, which has done what was left to be done."""
 
 
 class Collectives(Protocol):

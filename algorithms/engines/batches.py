@@ -31,10 +31,12 @@ def num_steps(num_samples: int, batch_size: int) -> int:
     return -(-num_samples // batch_size)
 
 
-def batch_bounds(step: int, num_samples: int, batch_size: int) -> tuple[int, int]:
-    """First and last-but-one place in the order of the batch at ``step``. All batches are of equal size within one, so that none is tiny."""
-    steps = num_steps(num_samples, batch_size)
-    return step * num_samples // steps, (step + 1) * num_samples // steps
+def batch_bounds(step: int, num_samples: int, batch_size: int, origin: int = 0) -> tuple[int, int]:
+    """First and last-but-one place in the order of the batch at ``step``, counted from place ``origin``. All batches are of equal size within one, so
+    that none is tiny."""
+    left = num_samples - origin
+    steps = num_steps(left, batch_size)
+    return origin + step * left // steps, origin + (step + 1) * left // steps
 
 
 def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from algorithms.engines import batches, checkpoints, optimizers
 from algorithms.engines.augmenting import BatchAugment, judging_loss, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
+from algorithms.engines.elastic import Elastic
 from algorithms.engines.losses import make_loss
 from algorithms.engines.progress import Reporter
 from algorithms.engines.saver import Position, Saver
@@ -31,7 +32,8 @@ from algorithms.engines.scoring import Prepare, judge, run_network, scale_target
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.run import Run
-from infra.errors import TrainingDivergedError
+from infra.collectives import MembershipChanged
+from infra.errors import CollectiveError, TrainingDivergedError
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ class Training:
         self.num_samples = len(data.samples["train"])
         normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
         self.least = 2 if normalises else 1
-        batches.check_shares(self.num_samples, config.batch_size, self.collectives.size, self.least)
-        self.steps = batches.num_steps(self.num_samples, config.batch_size)
+        largest = self.collectives.membership.largest_size if self.collectives.membership else self.collectives.size
+        self.at = Position()
+        self.replan()
+        batches.check_shares(self.num_samples, config.batch_size * (largest if config.scale_batch else 1), largest, self.least)
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
         broadcast_module(model, self.collectives)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -75,27 +79,30 @@ class Training:
         self.optimizer = optimizers.make_optimizer(config, model)
         self.penalised = optimizers.penalised(model) if config.l1 or config.l2 else []
         self.buckets = GradientBuckets(model, self.collectives)
-        self.at = Position()
         self.best: checkpoints.Tensors | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.reporter = Reporter(run, config.epochs, self.steps)
         self.saver = Saver(self)
+        self.elastic = Elastic(self)
 
     def fit(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one."""
-        # Ranks differ from here on: each drops out other activations and shifts its pictures otherwise.
-        torch.manual_seed(self.config.seed * 1000 + self.collectives.rank)
-        self.saver.resume()
         valid = self.data.samples.get("valid")
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
-            stack.callback(self.buckets.close)
+            stack.callback(lambda: self.buckets.close())
             reader = stack.enter_context(batches.Reader(self.data.samples["train"], self.device))
             valid_reader = stack.enter_context(batches.Reader(valid, self.device)) if valid is not None and len(valid) else None
+            self.elastic.begin()
             while self.at.epoch < self.config.epochs and not self.at.stopped:
-                self._epoch(reader, valid_reader)
+                try:
+                    self._epoch(reader, valid_reader)
+                except (CollectiveError, MembershipChanged):
+                    if not self.elastic.active:
+                        raise
+                    self.elastic.recover()
             self.saver.close()
-        return Trained(self.best, self._history())
+        return Trained(self.best if self.run.is_main else None, self._history())
 
     def _epoch(self, reader: batches.Reader, valid_reader: batches.Reader | None) -> None:
         self.model.train()
@@ -103,35 +110,66 @@ class Training:
         first_step = self.at.step
         parts: list[batches.Batch] = []
         plan = list(self._plan(first_step))
-        feed = reader.batches(indices for step in plan for indices in step)
-        for step, indices in enumerate(plan, start=first_step):
-            parts = [next(feed) for _ in indices]
-            loss = self._step(step, parts)
-            self.at.step = step + 1
-            self.at.seconds = time.monotonic() - started
-            self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
-            if self.at.step < self.steps:
-                self.saver.after_step()
-        feed.close()
+        with contextlib.closing(reader.batches(indices for step in plan for indices in step)) as feed:
+            for step, indices in enumerate(plan, start=first_step):
+                parts = [next(feed) for _ in indices]
+                loss = self._step(step, parts)
+                self.at.step = step + 1
+                self.at.seconds = time.monotonic() - started
+                self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
+                if self.at.step < self.steps:
+                    self.saver.after_step()
+                    self.elastic.after_step()
         self._end_epoch(valid_reader, started)
 
     def _plan(self, first_step: int) -> Iterator[list[np.ndarray]]:
         """For every step of the epoch the parts of this rank's share of the batch: int64 indices."""
         order = batches.epoch_order(self.config.seed, self.at.epoch, self.num_samples)
         for step in range(first_step, self.steps):
-            bounds = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
+            bounds = self._bounds(step)
             first, last = batches.share(*bounds, self.collectives.rank, self.collectives.size)
             parts = batches.num_parts(last - first, self.config.accumulation, self.least)
             yield np.array_split(order[first:last], parts)
 
+    def _bounds(self, step: int) -> tuple[int, int]:
+        return batches.batch_bounds(step, self.num_samples, self.config.batch_size * self._scale, self.at.origin)
+
     def _batch_size(self, step: int) -> int:
-        first, last = batches.batch_bounds(step, self.num_samples, self.config.batch_size)
+        first, last = self._bounds(step)
         return last - first
+
+    @property
+    def _scale(self) -> int:
+        """How much larger than ``batch_size`` a batch is, and the learning rate with it (Goyal et al. 2017, arXiv 1706.02677)."""
+        return self.collectives.size if self.config.scale_batch else 1
+
+    def seen(self) -> int:
+        """Samples of this epoch that are done."""
+        return self._bounds(self.at.step - 1)[1] if self.at.step else self.at.origin
+
+    def replan(self) -> None:
+        """Count the steps of the epoch from its ``origin`` on."""
+        self.steps = batches.num_steps(self.num_samples - self.at.origin, self.config.batch_size * self._scale)
+
+    def regrouped(self, loss_sum: float, seen: int) -> None:
+        """The training was put to a commit, in a group of another size perhaps, ``seen`` samples into the epoch."""
+        self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64)
+        self.replan_from(seen)
+
+    def replan_from(self, seen: int) -> None:
+        if self.config.scale_batch and seen != self.at.origin:
+            self.at.origin, self.at.step = seen, 0
+        self.replan()
+        self.reporter.steps = self.steps
+
+    def _progress(self, step: float) -> float:
+        """Epochs done before ``step``, with fraction."""
+        return self.at.epoch + (self.at.origin / self.num_samples + (1 - self.at.origin / self.num_samples) * (step / self.steps))
 
     def _step(self, step: int, parts: list[batches.Batch]) -> Callable[[], float]:
         """One optimizer step; returns a way to read the mean loss of this rank's share, which waits for the device."""
         whole = self._batch_size(step)
-        rate = learning_rate(self.config, self.at.epoch + step / self.steps)
+        rate = learning_rate(self.config, self._progress(step)) * self._scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.buckets.clear()
@@ -176,7 +214,7 @@ class Training:
         if not math.isfinite(train_loss):
             raise TrainingDivergedError(self.at.epoch + 1, self.config.learning_rate)
         seconds = time.monotonic() - started
-        rate = learning_rate(self.config, self.at.epoch + (self.steps - 1) / self.steps)
+        rate = learning_rate(self.config, self._progress(self.steps - 1)) * self._scale
         entry: dict[str, float] = {"epoch": self.at.epoch + 1, "train_loss": train_loss, "learning_rate": rate}
         average_buffers(self.model, self.collectives)
         if self.average is not None:
@@ -197,15 +235,17 @@ class Training:
             entry |= {f"valid_{name}": value for name, value in found.items()}
         entry |= {"seconds": time.monotonic() - started, "samples_per_s": self.num_samples / max(seconds, 1e-9)}
         self.at.epochs.append(entry)
-        self.at.epoch, self.at.step, self.at.seconds = self.at.epoch + 1, 0, 0.0
+        self.at.epoch, self.at.step, self.at.origin, self.at.seconds = self.at.epoch + 1, 0, 0, 0.0
+        self.replan()
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         if self._is_best():
             self.at.best_epoch = self.at.epoch
-            self.best = checkpoints.copy_state(self.shipped) if self.run.is_main else None
+            self.best = checkpoints.copy_state(self.shipped) if self.run.is_main or self.elastic.active else None
         patience = self.config.early_stopping
         self.at.stopped = bool(patience) and valid_reader is not None and self.at.epoch - self.at.best_epoch >= patience
         self.reporter.epoch(entry)
         self.saver.after_epoch()
+        self.elastic.after_epoch()
 
     def _is_best(self) -> bool:
         """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is.

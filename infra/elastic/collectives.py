@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from infra.collectives import Collectives, Handle, HorovodCollectives, LocalCollectives, Membership, ReduceOp, TorchCollectives
 from infra.elastic import wire
@@ -38,7 +38,6 @@ class ElasticCollectives:
         self._inner: Collectives = LocalCollectives()
         self._relay: Relay | None = None
         self._local_rank = int(os.environ.get(wire.PLACE_VARIABLE, "0"))
-        self._alone = True
         self.memory = CommitMemory(os.environ.get(wire.MEMORY_VARIABLE, ""))
         self.last = False
         self.generation = 0
@@ -89,6 +88,9 @@ class ElasticCollectives:
             self.generation, self.last = plan.generation, plan.last
             return plan.source
 
+    def leave(self) -> NoReturn:
+        self._member.end(wire.LEFT_STATUS)
+
     def _open(self, plan: Plan) -> None:
         os.environ.update(plan.environment)
         assert self._member.listener is not None
@@ -109,7 +111,6 @@ class ElasticCollectives:
                 self._inner = TorchCollectives()
         finally:
             self._member.waits = False
-        self._alone = False
 
     def _close(self) -> None:
         """Leave the group that there is. What hangs here is ended by the member's thread once the driver knows that the group is broken."""

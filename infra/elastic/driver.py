@@ -44,6 +44,7 @@ Event = dict[str, Any]
 
 LOOK_S = 0.3  # between two looks at the cluster
 SCHEDULER_S = 15.0  # how long the scheduler may not answer
+UNREACHED_S = 5.0  # after which a member that was to be killed is told so itself
 END_S = 3.0  # for the other ranks to end after rank 0 has
 
 
@@ -61,6 +62,7 @@ class Process:
     num_batches: int = 0
     ended: bool = False
     why: str = ""
+    end_at: float | None = None
 
 
 def launch_elastic(
@@ -216,6 +218,10 @@ class _Driver:
             pass
         if self._error is not None:
             raise self._error
+        for name, process in self.processes.items():
+            if process.end_at is not None and now - process.end_at > UNREACHED_S and name not in self.board.gone:
+                with self.board.change():
+                    self.board.gone.add(name)  # the order to kill it did not get there; should it ever ask, it ends itself
         for action in policy.decide(self.job, time.monotonic()):
             self._do(action)
 
@@ -246,10 +252,8 @@ class _Driver:
         if kind == "join":
             if process.here is None:
                 return  # it asks again; the task's own word, over the scheduler, is on its way
-            if word["generation"] < self.job.generation or name not in self.job.group or self.job.members[name].phase != "working":
-                pass
-            process.port = int(word["port"])
-            if word["generation"] == 0 or word["generation"] >= self._generation_of(name):
+            if word["generation"] >= self._generation_of(name):  # else a late question of before it got its place
+                process.port = int(word["port"])
                 offer = tuple(word["offer"]) if word["offer"] is not None else None
                 self.job.joined(name, offer, now)  # type: ignore[arg-type]
         elif word["generation"] == self._generation_of(name):
@@ -369,9 +373,7 @@ class _Driver:
 
     def _end_member(self, name: str, why: str, dump: bool) -> None:
         process = self.processes[name]
-        process.why = why
-        with self.board.change():
-            self.board.gone.add(name)
+        process.why, process.end_at = why, time.monotonic()
         if process.here is None:  # it still waits for its slot
             self.client.cancel([process.future])
             self._ended(name, process, {"status": None, "asked": True, "how": why}, time.monotonic())

@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from infra.elastic import wire
 
@@ -131,7 +131,7 @@ class Member:
                 faulthandler.dump_traceback(all_threads=True)
                 self.end(wire.RESTART_STATUS)
 
-    def end(self, status: int) -> None:
+    def end(self, status: int) -> NoReturn:
         """End this process at once, past everything that would wait for others."""
         sys.stdout.flush()
         sys.stderr.flush()

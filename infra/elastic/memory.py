@@ -2,8 +2,8 @@
 
 So a process that was killed loses nothing that it had committed, its successor on the same worker goes on from there, and nothing is left behind
 when the Dask worker ends. Commits go to the two files in turn; one counts from the moment when its number is written, which is the last thing to
-happen. Layout of a file: number, length of the description, length of the data (8 bytes each); description (JSON) at 4096; data from the next
-multiple of 4096 on.
+happen. Layout of a file: number, length of the description, length of the data (8 bytes each); data from 4096 on; description (JSON)
+from the next multiple of 4096 on. So a tensor that keeps its place in the data keeps it in the file.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class CommitMemory:
         if self.number == 0:
             return None
         _, described, length = self._head(self._newest)
-        start = _data_start(described)
-        view = memoryview(self._map(self._newest, start + length))
-        return json.loads(bytes(view[_PAGE : _PAGE + described])), view[start : start + length]
+        start = _PAGE + _whole_pages(length)
+        view = memoryview(self._map(self._newest, start + described))
+        return json.loads(bytes(view[start : start + described])), view[_PAGE : _PAGE + length]
 
     def begin(self, description: dict[str, Any], length: int) -> tuple[memoryview, int]:
         """Room for the next commit; it counts once ``end`` is called.
@@ -77,11 +77,11 @@ class CommitMemory:
         """
         index = 1 - self._newest
         text = json.dumps(description).encode()
-        start = _data_start(len(text))
-        view = memoryview(self._map(index, start + length))
+        start = _PAGE + _whole_pages(length)
+        view = memoryview(self._map(index, start + len(text)))
         view[: _HEAD.size] = _HEAD.pack(0, len(text), length)
-        view[_PAGE : _PAGE + len(text)] = text
-        return view[start : start + length], index
+        view[start : start + len(text)] = text
+        return view[_PAGE : _PAGE + length], index
 
     def end(self) -> None:
         """The commit that ``begin`` began is complete."""
@@ -93,5 +93,5 @@ class CommitMemory:
         self._newest = index
 
 
-def _data_start(described: int) -> int:
-    return _PAGE + -(-described // _PAGE) * _PAGE
+def _whole_pages(length: int) -> int:
+    return -(-length // _PAGE) * _PAGE

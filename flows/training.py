@@ -16,7 +16,7 @@ from flows.request import RunRequest, check_request, make_request
 from flows.result import RunResult, trials_in_words
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact, fetch
-from infra.context import StageContext
+from infra.context import Backend, StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
 from tasks._tuning.plan import Objective, Pruner, Sampler
@@ -170,7 +170,7 @@ def _report(request: RunRequest, found: _Data, model: _Model, registered: Regist
         report_stage,
         times,
         key=model.card_key,
-        request=request.model_dump(mode="json", exclude={"fresh", "workers"}),
+        request=request.model_dump(mode="json", exclude={"fresh", "workers", "backend"}),
         source=found.source,
         checked=found.checked,
         data=found.data,
@@ -271,7 +271,7 @@ def pipeline(
     algorithm: str,
     data: str,
     name: str = "",
-    workers: int = 1,
+    workers: int | str = 1,
     options: dict[str, Any] | None = None,
     on_invalid: str = "quarantine",
     max_invalid_share: float = 0.05,
@@ -293,6 +293,7 @@ def pipeline(
     max_size_mb: float | None = None,
     strict_budget: bool = False,
     fresh: bool = False,
+    backend: Backend | None = None,
 ) -> RunResult:
     """Labelled data to a proven, registered model.
 
@@ -300,7 +301,7 @@ def pipeline(
         algorithm: A preset's name, such as image-classification/resnet18; `atelier algorithms` lists them.
         data: A path, a URI, or the name or digest of a data set version.
         name: The model's name in the registry; empty: the data's name.
-        workers: Ranks of a distributed training, one slot of the cluster each.
+        workers: Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are.
         options: Options of the algorithm, such as {"epochs": 20}; for tables {"target": "label"} is required.
         on_invalid: What to do with broken samples: quarantine (set them aside), repair (mend what can be mended first) or fail.
         max_invalid_share: Largest share of samples that may be set aside, 0 to 1.
@@ -356,6 +357,7 @@ def pipeline(
         max_size_mb=max_size_mb,
         strict_budget=strict_budget,
         fresh=fresh,
+        backend=backend,
     )
-    with open_context(workers=request.workers, fresh=request.fresh) as context, stage_context(context):
+    with open_context(workers=request.workers, backend=request.backend, fresh=request.fresh) as context, stage_context(context):
         return run_pipeline(request, context)

@@ -2,7 +2,7 @@
 
     python -P -m infra._warm_process MODULE CONTROL_FD PRELOAD...
 
-``MODULE.run(argument, report) -> status`` does a job. On CONTROL_FD come lines of JSON: ``{"argument": ..., "env": {...}}`` starts a job,
+``MODULE.run(argument, report) -> status`` does a job. On CONTROL_FD come lines of JSON: ``{"argument": ..., "env": {...}}`` starts a job (``"log"``: its own file for what it prints),
 ``{"stop": true}`` kills the one that runs, ``{"signal": N}`` sends it a signal; its end, or SIGTERM, ends this process: the job gets SIGTERM and
 its ``grace_s`` seconds (of its order; 0 if there are none) to end by itself. Events go to ATELIER_EVENTS_FD: ``warm`` when all is loaded, those of the
 job, and ``ended`` with its ``status`` (negative: killed by that signal) and its largest memory, ``peak_kib``. A job that crashes takes nothing along: it is a process of its own, in
@@ -95,6 +95,11 @@ class WarmProcess:
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             os.close(self.control_fd)
+            if order.get("log"):
+                log_fd = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                for fd in (1, 2):
+                    os.dup2(log_fd, fd)
+                os.close(log_fd)
             os.environ.update(order["env"], TMPDIR=self.scratch)
             tempfile.tempdir = self.scratch
             status = self.work(order["argument"], self.report)
@@ -154,7 +159,11 @@ def _kill_group(pid: int) -> None:
 def main() -> int:
     module, control_fd, *preload = sys.argv[1:]
     for name in preload:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name.removesuffix("?"))
+        except ImportError:
+            if not name.endswith("?"):  # may be missing
+                raise
     work: Work = importlib.import_module(module).run
     process = WarmProcess(work, int(control_fd), int(os.environ["ATELIER_EVENTS_FD"]))
     process.report({"kind": "warm"})

@@ -94,7 +94,7 @@ class ElasticCollectives:
     def _open(self, plan: Plan) -> None:
         os.environ.update(plan.environment)
         assert self._member.listener is not None
-        self._member.waits = True
+        self._member.waits = self._member.opening = True
         try:
             if plan.size == 1:
                 self._inner = LocalCollectives()
@@ -110,7 +110,7 @@ class ElasticCollectives:
                     os.environ["ATELIER_STORE_FD"] = str(os.dup(self._member.listener.fileno()))
                 self._inner = TorchCollectives()
         finally:
-            self._member.waits = False
+            self._member.waits = self._member.opening = False
 
     def _close(self) -> None:
         """Leave the group that there is. What hangs here is ended by the member's thread once the driver knows that the group is broken."""

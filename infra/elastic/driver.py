@@ -355,7 +355,7 @@ class _Driver:
             wire.LARGEST_VARIABLE: str(self.limits.most),
         }
         pool = f"elastic-{self.order['module']}-{'-'.join(sorted(self.env))}-{hash(tuple(self.order['preload']))}"
-        order = {**self.order, "job": self.id, "pool": pool, "env": env, "neighbours": max(1, min(neighbours, self.limits.most))}
+        order = {**self.order, "name": f"rank-{name}", "job": self.id, "pool": pool, "env": env, "neighbours": max(1, min(neighbours, self.limits.most))}
         future = self.client.submit(
             run_member,
             self.topic,

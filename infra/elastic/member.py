@@ -18,6 +18,7 @@ from infra.elastic import wire
 
 BEAT_TIMEOUT_S = 5.0
 GUARD_S = 4.0  # how long a process may take to notice that its group is broken
+OPENING_GUARD_S = 0.5  # the same while the group is only just coming together, which native code does not give up by itself
 ORPHAN_S = 60.0  # without any answer from the driver
 
 
@@ -52,6 +53,7 @@ class Member:
         self.waits = False
         self.position = (-1, -1)
         self.leaving = False
+        self.opening = False
         self.notice = ""
         self.listener: socket.socket | None = None
         self._inside = False  # has a place in a group
@@ -126,7 +128,7 @@ class Member:
                 self._broken_at = None
             elif self._broken_at is None:
                 self._broken_at = time.monotonic()
-            elif time.monotonic() - self._broken_at > GUARD_S:
+            elif time.monotonic() - self._broken_at > (OPENING_GUARD_S if self.opening else GUARD_S):
                 print("The group is broken and this process does not notice; it is started anew. It stands here:", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
                 self.end(wire.RESTART_STATUS)

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra._rank_task import MAX_BATCH_BYTES, POLL_S, RELAY_S, Relay, here_of, last_words, unwanted
+from infra._rank_task import MAX_BATCH_BYTES, POLL_S, RELAY_S, Relay, here_of, last_words, open_log, unwanted
 from infra._warm_task import Heard, Warm, give_back, start_warm, take, thread_variables
 from infra.elastic import memory, wire
 
@@ -132,7 +132,10 @@ def _run(
     key: str,
 ) -> dict[str, Any]:
     warm = take(order["pool"]) or start_warm(order, key, LEAVE_S + 1)
-    begin, oom = warm.log.stat().st_size, oom_kills()
+    log, complaint = open_log(order["log_dir"], f"{order['name']}.log")
+    if complaint:
+        relay.add({"kind": "log", "message": complaint})
+    oom = oom_kills()
     heard = Heard(relay)
     threads = order["threads"] or max(1, here["cores"] // order["neighbours"])
     env = {
@@ -144,12 +147,12 @@ def _run(
         **{name: here["interface"] for name in ("HOROVOD_GLOO_IFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")},
     }
     try:
-        warm.order({"argument": order["argument"], "env": env, "grace_s": LEAVE_S})
+        warm.order({"argument": order["argument"], "env": env, "grace_s": LEAVE_S, "log": str(log)})
         asked = _follow(warm, heard, wake, worker, key)
     except BrokenPipeError:
         asked = False  # it died between two jobs
     ended_well = heard.ended
-    words = "" if heard.status == 0 else last_words(warm.log, begin)
+    words = "" if heard.status == 0 else last_words(log) or last_words(warm.log)
     give_back(order["pool"], warm) if ended_well else warm.close()
     relay.send(now=True)
     return {
@@ -158,7 +161,7 @@ def _run(
         "error": relay.error,
         "how": how_it_ended(heard.status, heard.peak_kib, oom_kills() - oom),
         "last_words": words,
-        "log": str(warm.log),
+        "log": str(log),
         "num_batches": relay.num_batches,
     }
 

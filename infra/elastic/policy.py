@@ -296,6 +296,8 @@ def _group(job: Job, living: Sequence[Member], staying: Sequence[Member], now: f
     limits = job.limits
     working = [member for member in living if member.phase == "working" and member.name in job.group]
     joined = [member for member in staying if member.phase == "joined"]
+    if len(working) > 1 and all(member.waits and now - member.moved_at > limits.hang_s for member in working):
+        job.broken = True  # nobody is behind: what hangs is the line between them
     if working and not job.broken and not job.regrouping:
         if not _wants_change(job, living, staying, now):
             return []

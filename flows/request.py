@@ -36,7 +36,9 @@ class RunRequest(BaseModel):
     algorithm: str = Field(description="A preset's name, such as image-classification/resnet18.")
     data: str = Field(min_length=1, description="A path, a URI, or the name or digest of a data set version.")
     name: str = Field(default="", description="The model's name in the registry; empty: the data's name.")
-    workers: int | str = Field(default=1, description="Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are.")
+    workers: int | str = Field(
+        default=1, description="Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are."
+    )
     backend: Backend | None = Field(default=None, description="How ranks talk: auto, horovod or torch; none: as ATELIER_BACKEND says.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them."

@@ -2,11 +2,12 @@
 
     python -P -m infra._warm_process MODULE CONTROL_FD PRELOAD...
 
-``MODULE.run(argument, report) -> status`` does a job. On CONTROL_FD come lines of JSON: ``{"argument": ..., "env": {...}}`` starts a job (``"log"``: its own file for what it prints),
-``{"stop": true}`` kills the one that runs, ``{"signal": N}`` sends it a signal; its end, or SIGTERM, ends this process: the job gets SIGTERM and
-its ``grace_s`` seconds (of its order; 0 if there are none) to end by itself. Events go to ATELIER_EVENTS_FD: ``warm`` when all is loaded, those of the
-job, and ``ended`` with its ``status`` (negative: killed by that signal) and its largest memory, ``peak_kib``. A job that crashes takes nothing along: it is a process of its own, in
-a group of its own, with a temporary folder of its own, and all three are gone when ``ended`` is told.
+``MODULE.run(argument, report) -> status`` does a job. On CONTROL_FD come lines of JSON: ``{"argument": ..., "env": {...}}`` starts a job
+(``"log"``: its own file for what it prints), ``{"stop": true}`` kills the one that runs, ``{"signal": N}`` sends it a signal. The end of the orders, or
+SIGTERM, ends this process; the job gets SIGTERM and the ``grace_s`` seconds of its order (0 without) to end by itself. Events go to
+ATELIER_EVENTS_FD: ``warm`` when all is loaded, those of the job, and ``ended`` with its ``status`` (negative: killed by that signal) and its largest
+memory, ``peak_kib``. A job that crashes takes nothing along: it is a process of its own, in a group of its own, with a temporary folder of its own, and
+all three are gone when ``ended`` is told.
 
 Nothing here may start a thread or touch a GPU before the fork: neither survives it.
 """

@@ -12,12 +12,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from infra._local_collectives import Done as _Done
+from infra._local_collectives import LocalCollectives
+from infra._local_collectives import check as _check
 from infra.errors import CollectiveError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
+
+    from infra.membership import Membership
 
 ReduceOp = Literal["mean", "sum", "max"]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -33,65 +38,6 @@ class Handle(Protocol):
         Raises:
             CollectiveError: the ranks could not finish it together, most often because one of them ended.
         """
-
-
-class MembershipChanged(Exception):  # noqa: N818 - no error: the group comes together anew, and nothing is lost
-    """Raised by a training at a commit, on every rank at the same one; what follows is ``Membership.reset``."""
-
-
-class Memory(Protocol):
-    """Where a rank keeps its last commit, so that its own death does not lose it; see ``infra.elastic.memory``."""
-
-    @property
-    def number(self) -> int:
-        """Commits so far, those of the processes before this one included."""
-
-    def latest(self) -> tuple[dict[str, Any], memoryview] | None: ...
-
-    def begin(self, description: dict[str, Any], length: int) -> tuple[memoryview, int]: ...
-
-    def end(self) -> None: ...
-
-
-class Membership(Protocol):
-    """How a rank of an elastic job gets from one group into the next.
-
-    Before the first ``reset`` a rank is alone. An operation that raises ``CollectiveError`` means that the group is broken: go back to the last
-    commit and ``reset``. When ``change_wanted`` is true on any rank, all ranks, agreed at a commit, ``reset`` and nothing is lost.
-    """
-
-    memory: Memory
-
-    @property
-    def largest_size(self) -> int:
-        """How many ranks there may ever be."""
-
-    @property
-    def generation(self) -> int:
-        """Number of the group, from 1; 0 before the first."""
-
-    @property
-    def last(self) -> bool:
-        """Whether this group is there only to write a checkpoint and end."""
-
-    @property
-    def change_wanted(self) -> bool: ...
-
-    def committed(self, position: tuple[int, int]) -> None:
-        """Tell how far the last commit is (epoch, samples of it): what is lost by a failure now."""
-
-    def reset(self, offer: tuple[int, int] | None) -> int | None:
-        """Leave the group and return in the next one; rank and size are new. A rank that is wanted no more never returns.
-
-        Args:
-            offer: epoch and samples of this rank's last commit; None: it has none.
-
-        Returns:
-            The rank whose commit all shall take; None: nobody has any.
-        """
-
-    def leave(self) -> NoReturn:
-        """End this process, which has done what was left to be done."""
 
 
 class Collectives(Protocol):
@@ -148,58 +94,6 @@ class Collectives(Protocol):
 
     def close(self) -> None:
         """Leave the group; nothing may be called afterwards. All ranks close; twice is harmless."""
-
-
-def _check(tensor: torch.Tensor, op: str = "sum", root: int = 0, size: int = 1) -> None:
-    if not tensor.is_contiguous():
-        raise ValueError(f"collectives take contiguous tensors: this one has shape {tuple(tensor.shape)}, strides {tensor.stride()}")
-    if op not in get_args(ReduceOp):
-        raise ValueError(f"unknown reduction {op!r}; there are {', '.join(get_args(ReduceOp))}")
-    if op == "mean" and not tensor.dtype.is_floating_point:
-        raise ValueError(f"the mean needs a floating dtype, not {tensor.dtype}; use sum")
-    if not 0 <= root < size:
-        raise ValueError(f"root {root} is no rank; there are {size}")
-
-
-class _Done:
-    """The handle of a reduction that has nothing to wait for."""
-
-    def wait(self) -> None:
-        return None
-
-
-class LocalCollectives:
-    """One rank alone."""
-
-    membership = None
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-
-    def all_reduce(self, tensor: torch.Tensor, op: ReduceOp = "mean") -> None:
-        _check(tensor, op)
-
-    def all_reduce_async(self, tensor: torch.Tensor, op: ReduceOp = "mean") -> Handle:
-        _check(tensor, op)
-        return _Done()
-
-    def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
-        _check(tensor, root=root)
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        return [value]
-
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        if root != 0:
-            raise ValueError(f"root {root} is no rank; there are 1")
-        return value
-
-    def barrier(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
 
 
 class _Pending:

@@ -143,10 +143,8 @@ class StageContext:
             on_event=on_event,
         )
 
-    def _launch_elastic(
-        self, spec: BaseModel, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str]
-    ) -> None:
-        from infra.elastic.driver import launch_elastic
+    def _launch_elastic(self, spec: BaseModel, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str]) -> None:
+        from infra.elastic.launch import launch_elastic
         from infra.elastic.policy import Limits
 
         settings = self.settings
@@ -159,6 +157,7 @@ class StageContext:
             deadline_s=settings.deadline_s,
             preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),
             on_event=on_event,
+            figures=settings.state_dir / "backends.json",
         )
 
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:

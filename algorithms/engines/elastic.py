@@ -18,8 +18,8 @@ import torch
 from algorithms.engines import checkpoints
 from algorithms.engines.buckets import GradientBuckets, broadcast_module
 from algorithms.engines.saver import Position
-from infra.collectives import MembershipChanged
 from infra.errors import CollectiveError
+from infra.membership import MembershipChanged
 
 if TYPE_CHECKING:
     from algorithms.engines.loop import Training
@@ -152,7 +152,7 @@ class Elastic:
         digest = hashlib.sha256()
         tensors = [*training.model.parameters(), *checkpoints.optimizer_state(training.optimizer)[0].values()]
         for tensor in tensors:
-            digest.update(checkpoints.to_file(tensor).view(-1).view(torch.uint8).numpy())
+            digest.update(checkpoints.to_file(tensor).view(-1).view(torch.uint8).numpy().data)
         found = training.collectives.all_gather_object((digest.hexdigest(), training.at.epoch, training.at.step))
         if len(set(map(tuple, found))) > 1:
             raise RuntimeError(f"after the group changed, its ranks differ: {found}")

@@ -32,8 +32,8 @@ from algorithms.engines.scoring import Prepare, judge, run_network, scale_target
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.run import Run
-from infra.collectives import MembershipChanged
 from infra.errors import CollectiveError, TrainingDivergedError
+from infra.membership import MembershipChanged
 
 
 @dataclass(frozen=True)

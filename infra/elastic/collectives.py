@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from infra.collectives import Collectives, Handle, HorovodCollectives, LocalCollectives, Membership, ReduceOp, TorchCollectives
+from infra._local_collectives import LocalCollectives
+from infra.collectives import Collectives, Handle, HorovodCollectives, ReduceOp, TorchCollectives
 from infra.elastic import wire
+from infra.elastic.backends import MEASURE, time_reduction
 from infra.elastic.member import Member, Plan
 from infra.elastic.memory import CommitMemory
 from infra.elastic.relay import Relay
 from infra.errors import CollectiveError
+from infra.membership import Membership, Memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +41,7 @@ class ElasticCollectives:
         self._inner: Collectives = LocalCollectives()
         self._relay: Relay | None = None
         self._local_rank = int(os.environ.get(wire.PLACE_VARIABLE, "0"))
-        self.memory = CommitMemory(os.environ.get(wire.MEMORY_VARIABLE, ""))
+        self.memory: Memory = CommitMemory(os.environ.get(wire.MEMORY_VARIABLE, ""))
         self.last = False
         self.generation = 0
 
@@ -93,24 +96,42 @@ class ElasticCollectives:
 
     def _open(self, plan: Plan) -> None:
         os.environ.update(plan.environment)
-        assert self._member.listener is not None
         self._member.waits = self._member.opening = True
         try:
             if plan.size == 1:
                 self._inner = LocalCollectives()
-            elif plan.backend == "horovod":
-                if self._relay is None:
-                    self._relay = Relay(self._member.driver, self._member.secret)
-                self._relay.prefix = f"/kv/{plan.generation}"
-                os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"] = "127.0.0.1"
-                os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"] = str(self._relay.port)
-                self._inner = HorovodCollectives()
+            elif plan.backend == MEASURE:
+                self._inner = self._fastest(plan)
             else:
-                if plan.rank == 0:
-                    os.environ["ATELIER_STORE_FD"] = str(os.dup(self._member.listener.fileno()))
-                self._inner = TorchCollectives()
+                self._inner = self._open_backend(plan.backend, plan)
         finally:
             self._member.waits = self._member.opening = False
+
+    def _open_backend(self, backend: str, plan: Plan) -> Collectives:
+        if backend == "horovod":
+            if self._relay is None:
+                self._relay = Relay(self._member.driver, self._member.secret)
+            self._relay.prefix = f"/kv/{plan.generation}"
+            os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"] = "127.0.0.1"
+            os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"] = str(self._relay.port)
+            return HorovodCollectives()
+        assert self._member.listener is not None
+        if plan.rank == 0:
+            os.environ["ATELIER_STORE_FD"] = str(os.dup(self._member.listener.fileno()))
+        return TorchCollectives()
+
+    def _fastest(self, plan: Plan) -> Collectives:
+        """Open both back ends, stay with the one that adds up faster, and have the driver remember it."""
+        opened: dict[str, Collectives] = {}
+        times: dict[str, float] = {}
+        for backend in ("torch", "horovod"):  # Horovod's thread, once started, takes some of the time
+            opened[backend] = self._open_backend(backend, plan)
+            times[backend] = time_reduction(opened[backend])
+        fast, slow = sorted(times, key=lambda name: times[name])
+        if plan.rank == 0:
+            self._member.say("measured", dict(times))
+        opened[slow].close()
+        return opened[fast]
 
     def _close(self) -> None:
         """Leave the group that there is. What hangs here is ended by the member's thread once the driver knows that the group is broken."""

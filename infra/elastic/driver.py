@@ -12,15 +12,16 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra._rendezvous import address_towards, assign_ranks
+from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
+from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import DaskDiscovery, Discovery
+from infra.elastic.places import Process, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start
 from infra.elastic.server import Board, serve
 from infra.elastic.task import forget_job, run_member, tell
@@ -34,11 +35,10 @@ from infra.errors import (
     WorkersLostError,
     from_wire,
 )
-from infra.launch import GONE_TIMEOUT_S, Backend, choose_backend, forget_topic, new_log_folder
-from infra.settings import load_settings
+from infra.launch import GONE_TIMEOUT_S, Backend, forget_topic
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 Event = dict[str, Any]
 
@@ -48,90 +48,18 @@ UNREACHED_S = 5.0  # after which a member that was to be killed is told so itsel
 END_S = 3.0  # for the other ranks to end after rank 0 has
 
 
-@dataclass
-class Process:
-    """What the driver knows of a member besides what the policy does."""
-
-    key: str
-    worker: str
-    place: int
-    future: Future
-    here: dict[str, Any] | None = None
-    rank: int = -1
-    port: int = 0
-    num_batches: int = 0
-    ended: bool = False
-    why: str = ""
-    end_at: float | None = None
-
-
-def launch_elastic(
-    argument: str,
-    *,
-    client: Client,
-    limits: Limits,
-    deadline_s: float,
-    backend: Backend = "auto",
-    threads_per_rank: int | None = None,
-    preload: Sequence[str] = (),
-    on_event: Callable[[Event], None] = lambda event: None,
-    env: Mapping[str, str] | None = None,
-    module: str = "algorithms.__main__",
-    log_dir: Path | None = None,
-    what: str = "The run",
-    discovery: Discovery | None = None,
-) -> None:
-    """Run ``MODULE.run(ARGUMENT, report)`` on ``limits.least`` to ``limits.most`` ranks and return when rank 0 has ended well.
-
-    Ranks that die are replaced, and those that are left go on; workers that come are used, those that go are let go. However it ends, no process
-    of the job is left.
-
-    Args:
-        deadline_s: for everything, also the wait for free slots; seconds.
-        backend: how ranks talk; ``auto`` is Horovod where every worker of a group has it, else torch.distributed.
-        preload: modules that a rank's parent loads before it forks the rank.
-        on_event: called in this thread with every event that a rank writes, ``rank`` added, and with ``group`` for each new group.
-        env: variables for the ranks.
-        log_dir: parent of the folder with the ranks' output; default: ``logs/ranks`` in the state folder.
-        discovery: what slots there are; default: those of the Dask scheduler.
-
-    Raises:
-        NotEnoughSlotsError: before anything is started, there are fewer than ``limits.least`` slots.
-        AtelierError: the error that a rank reported, of its own type.
-        RankFailedError: the program raised something else, with its traceback.
-        WorkersLostError: too few workers for too long, or ranks that die again and again.
-        DeadlineExceededError: after ``deadline_s`` seconds.
-        ServiceError: the Dask scheduler has gone.
-    """
-    driver = _Driver(
-        client=client,
-        limits=limits,
-        backend=backend,
-        on_event=on_event,
-        discovery=discovery or DaskDiscovery(client),
-        too_late=DeadlineExceededError(what, deadline_s),
-        deadline=time.monotonic() + deadline_s,
-        order={
-            "module": module,
-            "argument": argument,
-            "preload": list(preload),
-            "log_dir": str(new_log_folder(log_dir or load_settings().state_dir / "logs" / "ranks")),
-            "threads": threads_per_rank or 0,
-        },
-        env=dict(env or {}),
-    )
-    driver.run()
-
-
 def _host(address: str) -> str:
     return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
 
 
 @dataclass
-class _Driver:
+class Driver:
+    """One job; ``run`` it once."""
+
     client: Client
     limits: Limits
     backend: Backend
+    figures: Figures
     on_event: Callable[[Event], None]
     discovery: Discovery
     too_late: DeadlineExceededError
@@ -254,8 +182,12 @@ class _Driver:
                 return  # it asks again; the task's own word, over the scheduler, is on its way
             if word["generation"] >= self._generation_of(name):  # else a late question of before it got its place
                 process.port = int(word["port"])
-                offer = tuple(word["offer"]) if word["offer"] is not None else None
-                self.job.joined(name, offer, now)  # type: ignore[arg-type]
+                offer = (word["offer"][0], word["offer"][1]) if word["offer"] else None
+                self.job.joined(name, offer, now)
+        elif kind == "measured":
+            group = [self.processes[member].here or {} for member in self.job.group if member in self.processes]
+            self.figures.keep(kind_of(group), word)
+            self._say(told(word))
         elif word["generation"] == self._generation_of(name):
             self.job.beat(name, word["operations"], word["waits"], tuple(word["position"]), word["leaving"], now)
 
@@ -299,7 +231,9 @@ class _Driver:
             how = process.why or result.get("how", "")
             self.on_event({"kind": "log", "message": f"{where} on {process.worker} is lost: {how}"})
             if process.why:
-                self.on_event({"kind": "log", "message": f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}"})
+                self.on_event(
+                    {"kind": "log", "message": f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}"}
+                )
         self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart)
 
     def _take_future(self, name: str, process: Process, now: float) -> None:
@@ -340,9 +274,7 @@ class _Driver:
     def _start(self, worker: str) -> None:
         name, now = f"m{next(self._numbers)}", time.monotonic()
         key = f"{self.topic}-{name}"
-        taken = {
-            process.place for process in self.processes.values() if not process.ended and _host(process.worker) == _host(worker)
-        }
+        taken = {process.place for process in self.processes.values() if not process.ended and _host(process.worker) == _host(worker)}
         place = next(number for number in itertools.count() if number not in taken)
         neighbours = sum(found.slots for address, found in self.job.workers.items() if _host(address) == _host(worker))
         host, port = self.server.server_address[:2]
@@ -355,7 +287,14 @@ class _Driver:
             wire.LARGEST_VARIABLE: str(self.limits.most),
         }
         pool = f"elastic-{self.order['module']}-{'-'.join(sorted(self.env))}-{hash(tuple(self.order['preload']))}"
-        order = {**self.order, "name": f"rank-{name}", "job": self.id, "pool": pool, "env": env, "neighbours": max(1, min(neighbours, self.limits.most))}
+        order = {
+            **self.order,
+            "name": f"rank-{name}",
+            "job": self.id,
+            "pool": pool,
+            "env": env,
+            "neighbours": max(1, min(neighbours, self.limits.most)),
+        }
         future = self.client.submit(
             run_member,
             self.topic,
@@ -392,38 +331,29 @@ class _Driver:
         self.server.forget(self.job.generation)
         size = len(form.names)
         self.on_event({"kind": "group", "generation": self.job.generation, "size": size, "rank": 0})
-        if self.limits.most > 1:
+        if self.job.generation > 1 or self.limits.most > self.limits.least:
             self.on_event({"kind": "log", "message": f"{size} worker{'s' if size > 1 else ''} (group {self.job.generation})"})
 
     def _plan(self, form: Form, *, last: bool) -> None:
-        """Give the members their places; what they need to find each other is known from when they joined."""
+        """Give the members their places."""
         found = [self.processes[name] for name in form.names]
-        heres = [process.here or {} for process in found]
-        slots = assign_ranks([here["host"] for here in heres])
-        backend, reason = choose_backend(self.backend, len(slots), heres)
-        if reason and reason not in self._said:
-            self._said.add(reason)
-            self.on_event({"kind": "log", "message": reason})
-        master = next((here["host"], process.port) for here, process, slot in zip(heres, found, slots, strict=True) if slot.rank == 0)
-        ranks = {name: slot.rank for name, slot in zip(form.names, slots, strict=True)}
-        names = tuple(sorted(form.names, key=lambda name: ranks[name]))
+        backend, reason = choose(self.backend, [process.here or {} for process in found], self.figures)
+        self._say(reason)
+        generation = self.job.generation + 1
+        plans = make_plans(form.names, found, backend=backend, generation=generation, source=form.source, last=last)
+        names = tuple(sorted(plans, key=lambda name: plans[name]["rank"]))
         policy.formed(self.job, Form(names, form.source), time.monotonic())
         with self.board.change():
-            for name, process, here, slot in zip(form.names, found, heres, slots, strict=True):
-                process.rank = slot.rank
-                environment = (
-                    slot.horovod_env(here["interface"], ("", 0)) if backend == "horovod" else slot.torch_env(here["interface"], master)
-                )
+            for name, plan in plans.items():
+                self.processes[name].rank = plan["rank"]
                 self.board.notices[name] = ""
-                self.board.plans[name] = {
-                    "generation": self.job.generation,
-                    "rank": slot.rank,
-                    "size": slot.size,
-                    "backend": backend,
-                    "environment": {key: value for key, value in environment.items() if key != "ATELIER_COLLECTIVES"},
-                    "source": ranks[form.source] if form.source is not None else None,
-                    "last": last,
-                }
+                self.board.plans[name] = plan
+
+    def _say(self, message: str) -> None:
+        """Tell the caller something, once."""
+        if message and message not in self._said:
+            self._said.add(message)
+            self.on_event({"kind": "log", "message": message})
 
     # The end
 

@@ -85,7 +85,7 @@ class Member:
         self.listener = socket.create_server((self.host, 0), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         word = {"offer": offer, "port": self.listener.getsockname()[1], "generation": self.generation}
         while True:
-            found = self._say("join", word)
+            found = self.say("join", word)
             if found:
                 break
             if self.leaving:
@@ -94,13 +94,11 @@ class Member:
         self.generation, self.operations, self.notice, self._inside = plan.generation, 0, "", True
         return plan
 
-    def _say(self, kind: str, word: dict[str, Any]) -> dict[str, Any]:
+    def say(self, kind: str, word: dict[str, Any]) -> dict[str, Any]:
         """Tell the driver something; its answer, empty if there is no news or it cannot be reached at the moment."""
         body = json.dumps(word).encode()
         try:
-            status, answer = wire.request(
-                self.driver, self.secret, "POST", f"/member/{self.name}/{kind}", body, timeout_s=BEAT_TIMEOUT_S
-            )
+            status, answer = wire.request(self.driver, self.secret, "POST", f"/member/{self.name}/{kind}", body, timeout_s=BEAT_TIMEOUT_S)
         except OSError:
             if self.leaving or time.monotonic() - self._heard_at > ORPHAN_S:
                 self.end(wire.RESTART_STATUS)
@@ -121,7 +119,7 @@ class Member:
                 continue
             generation = self.generation
             word = {"operations": self.operations, "waits": self.waits, "position": self.position, "leaving": self.leaving}
-            answer = self._say("beat", {**word, "notice": self.notice, "generation": generation})
+            answer = self.say("beat", {**word, "notice": self.notice, "generation": generation})
             if answer and generation == self.generation and self._inside:
                 self.notice = answer["notice"]
             if not (self.broken and self._inside):
@@ -129,7 +127,9 @@ class Member:
             elif self._broken_at is None:
                 self._broken_at = time.monotonic()
             elif time.monotonic() - self._broken_at > (OPENING_GUARD_S if self.opening else GUARD_S):
-                print("The group is broken and this process does not notice; it is started anew. It stands here:", file=sys.stderr, flush=True)
+                print(
+                    "The group is broken and this process does not notice; it is started anew. It stands here:", file=sys.stderr, flush=True
+                )
                 faulthandler.dump_traceback(all_threads=True)
                 self.end(wire.RESTART_STATUS)
 

@@ -6,7 +6,6 @@ admits only connections of its own process, names the generation, and passes the
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,7 +23,7 @@ def is_own_connection(peer_port: int, own_port: int) -> bool:
     inodes = set()
     for fd in Path("/proc/self/fd").iterdir():
         try:
-            inodes.add(os.stat(fd).st_ino)
+            inodes.add(fd.stat().st_ino)
         except OSError:
             continue  # closed meanwhile
     for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:

@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return
-        match = re.fullmatch(r"/member/([\w.-]{1,200})/(join|beat)", self.path)
+        match = re.fullmatch(r"/member/([\w.-]{1,200})/(join|beat|measured)", self.path)
         if match is None:
             self._answer(HTTPStatus.NOT_FOUND)
             return
@@ -137,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         board = self.server.board
         if name not in board.gone and not board.closed:
             self.server.on_word(name, kind, word)
+        if kind == "measured":
+            self._answer(HTTPStatus.OK, b"{}")
+            return
         with board.changed:
             if kind == "join":
                 board.wait(lambda: name in board.gone or board.plans.get(name, {}).get("generation", 0) > word["generation"])
@@ -155,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(address: str, secret: str, board: Board, on_word: Callable[[str, str, dict[str, Any]], None]) -> Iterator[_Server]:
-    """Run the server on one address of this machine; ``on_word`` (name, join or beat, what was said) is called in its threads."""
+    """Run the server on one address of this machine; ``on_word`` (name, kind of word, what was said) is called in its threads."""
     server = _Server(address, secret, board, on_word)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="elastic rendezvous", daemon=True)
     thread.start()

@@ -83,7 +83,11 @@ def how_it_ended(status: int | None, peak_kib: int, oom: int) -> str:
     words = f"it was killed by signal {-status} ({signal.Signals(-status).name})" if -status in set(signal.Signals) else f"signal {-status}"
     if status == -signal.SIGKILL:
         words += f", having used up to {peak_kib / 2**20:.2f} GiB"
-        words += "; the kernel killed a process for want of memory meanwhile: out of memory" if oom else "; not by the kernel's out-of-memory killer"
+        words += (
+            "; the kernel killed a process for want of memory meanwhile: out of memory"
+            if oom
+            else "; not by the kernel's out-of-memory killer"
+        )
     return words
 
 
@@ -144,7 +148,7 @@ def _run(
         "ATELIER_COLLECTIVES": "elastic",
         wire.HOST_VARIABLE: here["host"],
         wire.MEMORY_VARIABLE: memory.path_of(files),
-        **{name: here["interface"] for name in ("HOROVOD_GLOO_IFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")},
+        **dict.fromkeys(("HOROVOD_GLOO_IFACE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), here["interface"]),
     }
     try:
         warm.order({"argument": order["argument"], "env": env, "grace_s": LEAVE_S, "log": str(log)})
@@ -176,7 +180,7 @@ def _follow(warm: Warm, heard: Heard, wake: tuple[int, dict[str, Any]], worker: 
     with selectors.DefaultSelector() as selector:
         for fd in (warm.events_fd, status_fd, wake_fd):
             selector.register(fd, selectors.EVENT_READ)
-        while not heard.ended and heard.outcome.status is None:
+        while not _is_over(heard):
             for ready, _ in selector.select(RELAY_S if asked else POLL_S):
                 chunk = os.read(ready.fd, MAX_BATCH_BYTES)
                 if ready.fd == warm.events_fd:
@@ -187,7 +191,7 @@ def _follow(warm: Warm, heard: Heard, wake: tuple[int, dict[str, Any]], worker: 
                     if not chunk:
                         return asked
                     heard.outcome.read(chunk)
-            if heard.ended or heard.outcome.status is not None:
+            if _is_over(heard):
                 break
             now = time.monotonic()
             if not asked and box:
@@ -204,6 +208,10 @@ def _follow(warm: Warm, heard: Heard, wake: tuple[int, dict[str, Any]], worker: 
                 warm.order({"signal": int(signal.SIGCONT)})  # a stopped process is killed all the same; its children may not be
                 warm.order({"stop": True})
     return asked
+
+
+def _is_over(heard: Heard) -> bool:
+    return heard.ended or heard.outcome.status is not None
 
 
 def _is_closing(worker: Worker, key: str) -> bool:

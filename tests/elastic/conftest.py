@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.cluster import open_cluster
-from infra.elastic.driver import launch_elastic
+from infra.elastic.launch import launch_elastic
 from infra.elastic.policy import Limits
 from infra.settings import Settings
 from tests.processes import marked
@@ -71,14 +71,19 @@ Start = Callable[..., Ran]
 
 
 @pytest.fixture
-def start(own_cluster: Client, tmp_path: Path) -> Iterator[Start]:
+def start(own_cluster: Client, tmp_path: Path) -> Start:
     """Runs ``elastic_program`` to its end; ``on_event(event)`` acts on what it hears. No process of it is left, however it ended."""
     mark = uuid.uuid4().hex
     flags = tmp_path / "flags"
     flags.mkdir()
 
     def run(
-        least: int = 2, most: int = 2, *, on_event: Callable[[dict[str, Any]], None] = lambda event: None, client: Client | None = None, **more: Any
+        least: int = 2,
+        most: int = 2,
+        *,
+        on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+        client: Client | None = None,
+        **more: Any,
     ) -> Ran:
         launching = {key: more.pop(key) for key in ("backend", "deadline_s", "discovery") if key in more}
         limits = Limits(least, most, **{key: more.pop(key) for key in list(more) if key in Limits.__dataclass_fields__})
@@ -114,7 +119,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Iterator[Start]:
             time.sleep(0.02)
         return ran
 
-    yield run
+    return run
 
 
 def ranks_of(mark: str) -> list[int]:
@@ -133,7 +138,8 @@ def ranks_of(mark: str) -> list[int]:
 
 def once(action: Callable[[], Any], when: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], None]:
     """Do something at the first event for which ``when`` is true."""
-    lock, done = threading.Lock(), []
+    lock = threading.Lock()
+    done: list[bool] = []
 
     def hear(event: dict[str, Any]) -> None:
         with lock:

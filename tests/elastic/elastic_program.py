@@ -108,7 +108,7 @@ def train(document: dict[str, Any], collectives: Collectives, report: Callable[[
     options = {"epochs": document["epochs"], "batch_size": document["batch"], "precision": "fp32", "learning_rate": 0.01}
     config = TorchConfig(**{**options, **document.get("options", {})})
     samples = {"train": Samples(document["samples"], 1), "valid": Samples(256, 2)}
-    data = TorchData("class", ["left", "right"], (8,), samples, {})  # type: ignore[arg-type]
+    data = TorchData("class", ["left", "right"], (8,), samples, {})
     spec = RunSpec(
         verb="train",
         algorithm="test",

@@ -252,7 +252,6 @@ def test_the_job_is_done_when_rank_0_is_and_nobody_is_replaced_before() -> None:
     job = job_of("a", "b", workers=2)
     job.exited("b", 0, 1.0, asked=False, left=False, restart=False)
     assert decide(job, 1.0) == []
-    assert not job.done
     job.exited("a", 0, 2.0, asked=False, left=False, restart=False)
     assert job.done
     assert decide(job, 3.0) == []

@@ -1,6 +1,6 @@
 """What a rank of the fault tests does: the real training loop on a small network and made-up samples, and a fault where the document asks for one.
 
-The document (JSON): ``workspace``, ``epochs``, ``samples``, ``batch``, ``sleep`` (seconds of each step), ``options`` (of the config), ``fault``, ``flags``
+The document (JSON): ``workspace``, ``epochs``, ``samples``, ``batch``, ``sleep`` (seconds of each step, until there is a flag ``hurry``), ``options`` (of the config), ``fault``, ``flags``
 (a folder: a file there lights a fault or a pause, so that tests decide by events).
 """
 
@@ -61,7 +61,10 @@ class Watched(Training):
         where["generation"] = membership.generation if membership is not None else 0
         if fault and [at.epoch, step] == self.document.get("at", [0, 7]) and self._strikes():
             _fail(fault)
-        time.sleep(self.document.get("sleep", 0.0))
+        if not (Path(self.document["flags"]) / "hurry").exists():
+            time.sleep(
+                self.document.get("sleep", 0.0) * (1 if step < 50 else 15)
+            )  # what a test waits for comes, however busy the machine is
         loss = super()._step(step, parts)
         first, last = self._bounds(step)
         if self.collectives.rank == 0:
@@ -98,6 +101,19 @@ def _fail(fault: str) -> None:
             os._exit(3)
 
 
+def _fill_disk() -> None:
+    """From now on nothing can be written into a store."""
+    import errno
+
+    import infra._folder
+
+    def refuse(*args: Any, **rest: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "disk")
+
+    infra._folder.write_synced = refuse
+    infra._folder.FolderStore.stage_file = refuse  # type: ignore[method-assign]
+
+
 def _hang_here() -> None:
     time.sleep(3600)
 
@@ -118,6 +134,8 @@ def train(document: dict[str, Any], collectives: Collectives, report: Callable[[
         checkpoints="checkpoints",
     )
     with tempfile.TemporaryDirectory() as scratch:
+        if document.get("fault") == "full":
+            _fill_disk()
         run = Run(spec, open_store(document["workspace"]), collectives, Path(scratch), Path(scratch), report=report)
         training = Watched(config, data, model, lambda inputs, _: inputs, run, torch.device("cpu"), "fp32")
         training.document, training.tell = document, report

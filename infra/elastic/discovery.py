@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.elastic.policy import Worker
@@ -33,7 +35,6 @@ class DaskDiscovery:
         self.client = client
 
     def workers(self, held: Iterable[str]) -> dict[str, Worker] | None:
-        from distributed.comm.core import CommClosedError
         from tornado.util import TimeoutError as LoopTimeoutError
 
         client = self.client
@@ -41,13 +42,32 @@ class DaskDiscovery:
             return None
         try:
             found = client.sync(client._run_on_scheduler, read_slots, callback_timeout=ANSWER_TIMEOUT_S)
-        except (OSError, CommClosedError, LoopTimeoutError, TimeoutError):
+        except (*unreachable(), LoopTimeoutError):
             return None
         own = Counter(held)
         return {
             address: Worker(max(0, int(here["slots"] - max(0.0, here["used"] - own[address]))), here["closing"])
             for address, here in found.items()
         }
+
+
+def unreachable() -> tuple[type[BaseException], ...]:
+    """What Dask's client raises when the scheduler goes in the middle of something."""
+    import asyncio
+
+    from distributed.comm.core import CommClosedError
+
+    return OSError, CommClosedError, asyncio.CancelledError, RuntimeError
+
+
+def run_aside(client: Client, function: Callable[..., Any], *args: Any, workers: list[str] | None = None) -> None:
+    """``client.run`` in a thread of its own, for what may come to nothing: it has no time-out, and a frozen worker would hold the caller."""
+
+    def run() -> None:
+        with contextlib.suppress(*unreachable()):
+            client.run(function, *args, workers=workers, on_error="ignore")
+
+    threading.Thread(target=run, name="aside", daemon=True).start()
 
 
 def read_slots(dask_scheduler: Any = None) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
 from infra.elastic.backends import Figures, choose, kind_of, told
-from infra.elastic.discovery import DaskDiscovery, Discovery
+from infra.elastic.discovery import DaskDiscovery, Discovery, run_aside
 from infra.elastic.places import Process, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start
 from infra.elastic.server import Board, serve
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 LOOK_S = 0.3  # between two looks at the cluster
-SCHEDULER_S = 15.0  # how long the scheduler may not answer
+SCHEDULER_S = 10.0  # how long the scheduler may not answer
 UNREACHED_S = 5.0  # after which a member that was to be killed is told so itself
 END_S = 3.0  # for the other ranks to end after rank 0 has
 
@@ -317,9 +317,7 @@ class Driver:
             self.client.cancel([process.future])
             self._ended(name, process, {"status": None, "asked": True, "how": why}, time.monotonic())
             return
-        # In a thread of its own: Client.run has no time-out, and a frozen worker would hold us.
-        values = {"workers": [process.worker], "on_error": "ignore"}
-        threading.Thread(target=self.client.run, args=(tell, process.key, {"dump": dump}), kwargs=values, daemon=True).start()
+        run_aside(self.client, tell, process.key, {"dump": dump}, workers=[process.worker])
 
     def _notify(self, word: str) -> None:
         with self.board.change():
@@ -384,7 +382,7 @@ class Driver:
                     self._saw_workers(message["workers"], time.monotonic())
                 elif "result" in message and (process := self.processes.get(message["key"].rsplit("-", 1)[-1])) is not None:
                     process.ended = True
-            threading.Thread(target=self.client.run, args=(forget_job, self.id), kwargs={"on_error": "ignore"}, daemon=True).start()
+            run_aside(self.client, forget_job, self.id)
         finally:
             self.client.unsubscribe_topic(self.topic)
             self.client.run_on_scheduler(forget_topic, self.topic)

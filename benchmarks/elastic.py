@@ -13,6 +13,7 @@ All on the bundled digits with small-cnn, 2 ranks on this machine, one thread ea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -233,7 +234,7 @@ def _is_covered(steps: list[dict[str, Any]], epoch: int) -> bool:
         if step["epoch"] == epoch:
             first, last = step["bounds"]
             done = [*(bounds for bounds in done if bounds[1] <= first), (first, last)]
-    return bool(done) and done[0][0] == 0 and all(one[1] == other[0] for one, other in zip(done, done[1:], strict=False))
+    return bool(done) and done[0][0] == 0 and all(one[1] == other[0] for one, other in itertools.pairwise(done))
 
 
 @dataclass
@@ -259,7 +260,9 @@ def resize(bench: Bench, seeds: int) -> None:
             options = {"epochs": 8, "batch_size": 16, "seed": seed, "commit_every_steps": 2}
             undisturbed = bench.spec("undisturbed", **options)
             bench.elastic(client, undisturbed, 1, 1, on_event=ignore)
-            offered, steps, sizes = _Offered(client), [], []
+            offered = _Offered(client)
+            steps: list[dict[str, Any]] = []
+            sizes: list[int] = []
 
             def hear(event: dict[str, Any], offered: _Offered = offered, steps: list[Any] = steps, sizes: list[int] = sizes) -> None:
                 if event["kind"] != "step":

@@ -35,14 +35,12 @@ class DaskDiscovery:
         self.client = client
 
     def workers(self, held: Iterable[str]) -> dict[str, Worker] | None:
-        from tornado.util import TimeoutError as LoopTimeoutError
-
         client = self.client
         if client.scheduler is None or client.status != "running":
             return None
         try:
             found = client.sync(client._run_on_scheduler, read_slots, callback_timeout=ANSWER_TIMEOUT_S)
-        except (*unreachable(), LoopTimeoutError):
+        except unreachable():
             return None
         own = Counter(held)
         return {
@@ -56,8 +54,9 @@ def unreachable() -> tuple[type[BaseException], ...]:
     import asyncio
 
     from distributed.comm.core import CommClosedError
+    from tornado.util import TimeoutError as LoopTimeoutError
 
-    return OSError, CommClosedError, asyncio.CancelledError, RuntimeError
+    return OSError, CommClosedError, LoopTimeoutError, asyncio.CancelledError, RuntimeError
 
 
 def run_aside(client: Client, function: Callable[..., Any], *args: Any, workers: list[str] | None = None) -> None:

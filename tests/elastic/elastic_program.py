@@ -1,7 +1,8 @@
 """What a rank of the fault tests does: the real training loop on a small network and made-up samples, and a fault where the document asks for one.
 
-The document (JSON): ``workspace``, ``epochs``, ``samples``, ``batch``, ``sleep`` (seconds of each step, until there is a flag ``hurry``), ``options`` (of the config), ``fault``, ``flags``
-(a folder: a file there lights a fault or a pause, so that tests decide by events).
+The document (JSON): ``workspace``, ``epochs``, ``samples``, ``batch``, ``sleep`` (seconds of each step, until there is a flag ``hurry``),
+``options`` (of the config), ``fault`` and ``rank`` and ``at`` (epoch and step) of it, ``flags``: a folder, in which a file lights a fault or ends a
+pause, so that tests decide by events.
 """
 
 from __future__ import annotations

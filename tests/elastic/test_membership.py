@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -82,9 +83,7 @@ def test_batch_and_rate_follow_the_number_of_workers_where_that_is_wished(start:
         bounds = ran.coverage(epoch)
         assert bounds[0][0] == 0
         assert bounds[-1][1] == 32 * 150 + 11
-        assert all(first == last for (_, last), (first, _) in zip(bounds, bounds[1:], strict=False)), (
-            "a sample was left out or counted twice"
-        )
+        assert all(first == last for (_, last), (first, _) in itertools.pairwise(bounds)), "a sample was left out or counted twice"
     by_size = {(event["size"], -(-(event["bounds"][1] - event["bounds"][0]) // 32)) for event in ran.of("step")}
     assert by_size == {(1, 1), (2, 2)}
     assert ran.repeated() == 0
@@ -100,6 +99,7 @@ def test_a_dask_worker_that_retires_lets_its_rank_commit_first(start: Start, own
         above = {parent.pid for parent in psutil.Process(mains[-1]).parents()}
         # What rank 0 tells in the very moment in which its own Dask worker closes may be lost on its way.
         address = next(address for address, is_busy in busy.items() if is_busy and pids[address] not in above)
+        assert own_cluster.loop is not None
         own_cluster.loop.add_callback(_retire, own_cluster, address)
 
     def hear(event: dict[str, Any]) -> None:

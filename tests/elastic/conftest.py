@@ -53,6 +53,7 @@ class Ran:
 
     def coverage(self, epoch: int) -> list[tuple[int, int]]:
         """The batches of an epoch that counted: of steps that were done again, the last time."""
+        assert self.trained
         done: list[tuple[int, int]] = []
         for event in self.of("step"):
             if event["epoch"] == epoch:
@@ -85,7 +86,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
         client: Client | None = None,
         **more: Any,
     ) -> Ran:
-        launching = {key: more.pop(key) for key in ("backend", "deadline_s", "discovery") if key in more}
+        launching = {key: more.pop(key) for key in ("backend", "deadline_s", "discovery", "figures") if key in more}
         limits = Limits(least, most, **{key: more.pop(key) for key in list(more) if key in Limits.__dataclass_fields__})
         if fault := more.get("fault"):
             (flags / ("always" if more.pop("always", False) else "once")).write_text(fault)

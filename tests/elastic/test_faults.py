@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
+from infra.elastic.backends import NAMES
 from infra.errors import RankFailedError, WorkersLostError
 from tests.elastic.conftest import Start, once
 
@@ -60,6 +64,30 @@ def test_all_ranks_killed_at_once_go_on_from_their_last_commit(start: Start) -> 
     assert ran.trained["history"]["world_size"] == 2
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rank_killed_while_the_group_comes_together_holds_nobody_up(start: Start, backend: str) -> None:
+    pids: list[int] = []
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["kind"] == "ready":
+            pids.append(event["pid"])
+        strike(event)
+
+    strike = once(lambda: os.kill(pids[0], signal.SIGKILL), lambda event: event["kind"] == "group")
+    ran = start(backend=backend, on_event=hear)
+    assert [ran.coverage(epoch) for epoch in (0, 1)] == [WHOLE, WHOLE]
+    assert ran.of("group")[-1]["generation"] > 1
+
+
+def test_auto_measures_both_back_ends_once_and_stays_with_the_faster(start: Start, tmp_path: Path) -> None:
+    for _ in range(2):
+        ran = start(backend="auto", figures=tmp_path / "backends.json")
+        (told,) = [event["message"] for event in ran.of("log") if event["message"].startswith("The ranks use")]
+        (kept,) = json.loads((tmp_path / "backends.json").read_text()).values()
+        assert NAMES[min(kept, key=lambda name: kept[name])] in told.split(":")[0]
+        assert [ran.coverage(epoch) for epoch in (0, 1)] == [WHOLE, WHOLE]
+
+
 def test_a_hanging_rank_is_shown_and_replaced(start: Start) -> None:
     ran = start(fault="hang", rank=1, hang_s=3.0)
     assert [ran.coverage(epoch) for epoch in (0, 1)] == [WHOLE, WHOLE]
@@ -103,3 +131,30 @@ def test_a_killed_dask_worker_takes_its_rank_along_and_the_job_goes_on(start: St
     ran = start(1, 3, on_event=hear, epochs=4, sleep=0.03)
     assert [ran.coverage(epoch) for epoch in range(4)] == [WHOLE] * 4
     assert ran.trained["history"]["epochs"][-1]["valid_accuracy"] > 0.9
+
+
+def test_a_frozen_dask_worker_does_not_stop_the_training(start: Start, own_cluster: Client) -> None:
+    frozen: list[int] = []
+    mains: list[int] = []
+
+    def freeze() -> None:
+        above = {parent.pid for parent in psutil.Process(mains[-1]).parents()}
+        busy = own_cluster.run(lambda dask_worker: os.getpid() if dask_worker.state.executing_count else 0)
+        frozen.append(next(pid for pid in busy.values() if pid and pid not in above))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            mains.append(event["pid"])
+        strike(event)
+
+    strike = once(freeze, lambda event: event["kind"] == "step" and event["step"] == 5)
+    try:
+        ran = start(on_event=hear)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert [ran.coverage(epoch) for epoch in (0, 1)] == [WHOLE, WHOLE]
+    assert ran.repeated() == 0
+    again = start()  # it has come back
+    assert again.trained["history"]["world_size"] == 2

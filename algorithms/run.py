@@ -109,7 +109,8 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         inputs = {name: fetch(store, artifact, settings.cache_path) for name, artifact in spec.inputs.items()}
         run = Run(spec, store, collectives, output_dir, Path(scratch), model_dir, report, reference_dir=reference_dir, inputs=inputs)
         _verb(algorithm, spec.verb)(config, data, run)
-        collectives.barrier()
+        if collectives.membership is None:  # else the others may go, and be lost, while rank 0 publishes
+            collectives.barrier()
         if collectives.rank == 0:
             (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json", exclude={"threads"}), indent=2, sort_keys=True))
             publish(store, output_dir, spec.output, kind=spec.verb)

@@ -35,7 +35,14 @@ def _ratios(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.argument("algorithm")
 @click.option("--data", required=True, metavar="URI", help="A folder or file, an s3:// URI, or a data set's name.")
 @click.option("--name", default="", help="The model's name in the registry; default: the data's name.")
-@click.option("--workers", default=1, show_default=True, help="Ranks of a distributed training, one slot of the cluster each.")
+@click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    metavar="N|MIN:MAX",
+    help="Ranks of a distributed training, one slot of the cluster each; MIN:MAX: as many as there are, also while it runs.",
+)
+@click.option("--backend", type=click.Choice(["auto", "horovod", "torch"]), help="How ranks talk; default: as ATELIER_BACKEND says.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the algorithm; may be given several times.")
 @click.option(
     "--on-invalid",
@@ -85,6 +92,7 @@ def run(pairs: tuple[str, ...], suite: str | None, space: str | None, objectives
 
     \b
     atelier run image-classification/resnet18 --data my-pictures --workers 2
+    atelier run image-classification/resnet18 --data my-pictures --workers 2:8
     atelier run tabular-classification/lightgbm --data table.csv --set target=label
     atelier run image-classification/small-cnn --data my-pictures --trials 20 --compress auto
     """

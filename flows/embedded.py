@@ -14,7 +14,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.progress import make_progress
-from infra.context import StageContext
+from infra.context import Backend, StageContext
 from infra.prefect_server import EmbeddedServer, configured_url, prefect_server
 from infra.settings import load_settings
 
@@ -46,9 +46,9 @@ def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
         _server.reset(token)
 
 
-def open_context(*, workers: int = 1, fresh: bool = False, timeline: str = "") -> StageContext:
+def open_context(*, workers: int | str = 1, backend: Backend | None = None, fresh: bool = False, timeline: str = "") -> StageContext:
     """A stage context whose events go to the listener, if somebody listens."""
-    context = StageContext.open(workers=workers, fresh=fresh, timeline=timeline)
+    context = StageContext.open(workers=workers, backend=backend, fresh=fresh, timeline=timeline)
     if (listener := _listener.get()) is not None:
         context.also_report(listener)
     return context

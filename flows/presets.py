@@ -13,10 +13,11 @@ from algorithms.compression.recipes import Mode
 from flows.embedded import EmbeddedFlow, embedded_flow
 from flows.training import RunResult, pipeline
 
-COMMON = {
+COMMON: dict[str, tuple[Any, Any, str]] = {
     "data": (str, inspect.Parameter.empty, "A path, a URI, or the name or digest of a data set version."),
     "name": (str, "", "The model's name in the registry; empty: the data's name."),
-    "workers": (Annotated[int, Field(ge=1)], 1, "Ranks of a distributed training, one slot of the cluster each."),
+    "workers": (int | str, 1, "Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are."),
+    "backend": (Literal["auto", "horovod", "torch"] | None, None, "How ranks talk; none: as ATELIER_BACKEND says."),
     "on_invalid": (
         Literal["quarantine", "repair", "fail"],
         "quarantine",

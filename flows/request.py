@@ -7,17 +7,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from algorithms.catalog import find_algorithm
 from algorithms.compression.recipes import Mode
 from algorithms.search_space import split_options
 from algorithms.spec import Algorithm, Config
 from infra._registry_version import check_name
+from infra.context import Backend
 from infra.datasets.card import DatasetRef
 from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
 from infra.settings import Settings
 from infra.store import Store
+from infra.workers import parse_workers
 from tasks._tuning.plan import Objective, Pruner, Sampler, TuneSettings
 from tasks.compress import CompressSettings
 from tasks.import_data import check_source
@@ -34,7 +36,10 @@ class RunRequest(BaseModel):
     algorithm: str = Field(description="A preset's name, such as image-classification/resnet18.")
     data: str = Field(min_length=1, description="A path, a URI, or the name or digest of a data set version.")
     name: str = Field(default="", description="The model's name in the registry; empty: the data's name.")
-    workers: int = Field(default=1, ge=1, description="Ranks of a distributed training, one slot of the cluster each.")
+    workers: int | str = Field(
+        default=1, description="Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are."
+    )
+    backend: Backend | None = Field(default=None, description="How ranks talk: auto, horovod or torch; none: as ATELIER_BACKEND says.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the algorithm; `atelier algorithms show NAME` lists them."
     )
@@ -76,6 +81,12 @@ class RunRequest(BaseModel):
     profile: bool = Field(default=False, description="Tell where the time of a training step goes; it is measured anyway.")
     timeline: str = Field(default="", description="Local file for Horovod's timeline of the training, which chrome://tracing opens.")
     fresh: bool = Field(default=False, description="Do every stage again, also those done before.")
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_are_a_number_or_a_range(cls, value: int | str) -> int | str:
+        found = parse_workers(value)
+        return found.most if found.least == found.most else str(found)
 
     def split_options(self, algorithm: Algorithm) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options with one value, and, where a search is asked for, those with a range."""
@@ -188,8 +199,9 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
         raise InvalidOptionError("the run", [problem])
     _check_search(request, algorithm, config)
     _check_timeline(request, settings)
-    if settings.cluster == "local" and request.workers > settings.slots:
-        raise NotEnoughSlotsError(request.workers, settings.slots, "local")
+    least = parse_workers(request.workers).least
+    if settings.cluster == "local" and least > settings.slots:
+        raise NotEnoughSlotsError(least, settings.slots, "local")
     if request.name:
         check_name(request.name)
     check_source(store, request.data)
@@ -206,7 +218,7 @@ def _check_timeline(request: RunRequest, settings: Settings) -> None:
     if not request.timeline:
         return
     problems = []
-    if request.workers < 2 or settings.backend == "torch":
+    if parse_workers(request.workers).most < 2 or (request.backend or settings.backend) == "torch":
         problems.append("timeline: Horovod writes it, which takes 2 workers or more and the back end horovod or auto")
     if not Path(request.timeline).expanduser().absolute().parent.is_dir():
         problems.append(f"timeline: there is no folder {Path(request.timeline).parent}")

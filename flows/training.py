@@ -16,7 +16,7 @@ from flows.request import RunRequest, check_request, make_request
 from flows.result import RunResult, trials_in_words
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact, fetch
-from infra.context import StageContext
+from infra.context import Backend, StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
 from tasks._tuning.plan import Objective, Pruner, Sampler
@@ -171,7 +171,7 @@ def _report(request: RunRequest, found: _Data, model: _Model, registered: Regist
         report_stage,
         times,
         key=model.card_key,
-        request=request.model_dump(mode="json", exclude={"fresh", "workers", "profile", "timeline"}),
+        request=request.model_dump(mode="json", exclude={"fresh", "workers", "backend", "profile", "timeline"}),
         source=found.source,
         checked=found.checked,
         data=found.data,
@@ -272,7 +272,7 @@ def pipeline(
     algorithm: str,
     data: str,
     name: str = "",
-    workers: int = 1,
+    workers: int | str = 1,
     options: dict[str, Any] | None = None,
     on_invalid: str = "quarantine",
     max_invalid_share: float = 0.05,
@@ -296,6 +296,7 @@ def pipeline(
     profile: bool = False,
     timeline: str = "",
     fresh: bool = False,
+    backend: Backend | None = None,
 ) -> RunResult:
     """Labelled data to a proven, registered model.
 
@@ -303,7 +304,7 @@ def pipeline(
         algorithm: A preset's name, such as image-classification/resnet18; `atelier algorithms` lists them.
         data: A path, a URI, or the name or digest of a data set version.
         name: The model's name in the registry; empty: the data's name.
-        workers: Ranks of a distributed training, one slot of the cluster each.
+        workers: Ranks of a distributed training, one slot of the cluster each: N, or MIN:MAX for as many as there are.
         options: Options of the algorithm, such as {"epochs": 20}; for tables {"target": "label"} is required.
         on_invalid: What to do with broken samples: quarantine (set them aside), repair (mend what can be mended first) or fail.
         max_invalid_share: Largest share of samples that may be set aside, 0 to 1.
@@ -363,6 +364,10 @@ def pipeline(
         profile=profile,
         timeline=timeline,
         fresh=fresh,
+        backend=backend,
     )
-    with open_context(workers=request.workers, fresh=request.fresh, timeline=request.timeline) as context, stage_context(context):
+    with (
+        open_context(workers=request.workers, backend=request.backend, fresh=request.fresh, timeline=request.timeline) as context,
+        stage_context(context),
+    ):
         return run_pipeline(request, context)

@@ -109,7 +109,7 @@ def parse_event(line: bytes) -> dict[str, Any]:
     return {"kind": "log", "message": line.decode(errors="replace")}
 
 
-def _here(worker: Worker) -> dict[str, Any]:
+def here_of(worker: Worker) -> dict[str, Any]:
     """What the driver has to know of this worker to plan the job."""
     import psutil
     from dask.system import CPU_COUNT
@@ -240,7 +240,7 @@ def run_rank(topic: str) -> dict[str, Any]:
     relay = Relay(worker, topic, key)
     _ORDERS[key] = queue.SimpleQueue()
     try:
-        here = _here(worker)
+        here = here_of(worker)
         with socket.create_server((here["host"], 0), family=socket.AF_INET6 if ":" in here["host"] else socket.AF_INET) as store:
             worker.log_event(topic, {"key": key, "ready": {**here, "port": store.getsockname()[1]}})
             order = _wait_for_order(worker, key)

@@ -57,11 +57,12 @@ class Warm:
 
 
 @dataclass
-class _Job:
+class Heard:
     """What is heard of a job while it runs."""
 
     relay: Relay
     status: int | None = None
+    peak_kib: int = 0
     ended: bool = False
     stopped: bool = False
     late: bool = False
@@ -73,7 +74,7 @@ class _Job:
         for line in filter(None, lines):
             event = parse_event(line)
             if event["kind"] == "ended":
-                self.status, self.ended = event["status"], True
+                self.status, self.peak_kib, self.ended = event["status"], event["peak_kib"], True
             elif event["kind"] != "warm":
                 self.relay.add(event)
         self.relay.send(now=True)  # a pruner waits for it
@@ -113,16 +114,16 @@ def run_job(topic: str, order: dict[str, Any]) -> dict[str, Any]:
         _stops[key] = stop_write_fd
     try:
         worker.log_event(topic, {"key": key, "began": worker.address})
-        warm = _take(order["pool"]) or _start(order, key)
+        warm = take(order["pool"]) or start_warm(order, key)
         begin = warm.log.stat().st_size
-        job = _Job(relay)
+        job = Heard(relay)
         try:
             warm.order({"argument": order["argument"], "env": order["env"]})
             _follow(warm, job, stop_fd, worker, key, time.monotonic() + order["deadline_s"])
         except BrokenPipeError:
             job.ended = False  # it died between two jobs
         words = "" if job.status == 0 else last_words(warm.log, begin)
-        _give_back(order["pool"], warm) if job.ended else warm.close()
+        give_back(order["pool"], warm) if job.ended else warm.close()
         result = {
             "status": job.status,
             "stopped": job.stopped,
@@ -140,7 +141,8 @@ def run_job(topic: str, order: dict[str, Any]) -> dict[str, Any]:
         os.close(stop_write_fd)
 
 
-def _take(pool: str) -> Warm | None:
+def take(pool: str) -> Warm | None:
+    """A waiting process of the pool, if there is one."""
     with _lock:
         waiting = _idle.get(pool, [])
         warm = waiting.pop() if waiting else None
@@ -151,10 +153,12 @@ def _take(pool: str) -> Warm | None:
     if warm.process.poll() is None:
         return warm
     warm.close()
-    return _take(pool)
+    return take(pool)
 
 
-def _give_back(pool: str, warm: Warm) -> None:
+def give_back(pool: str, warm: Warm) -> None:
+    """Keep the process for the next job of its pool, for a while."""
+
     def expire() -> None:
         with _lock:
             if warm not in _idle.get(pool, []):
@@ -169,7 +173,8 @@ def _give_back(pool: str, warm: Warm) -> None:
     warm.timer.start()
 
 
-def _start(order: dict[str, Any], key: str) -> Warm:
+def start_warm(order: dict[str, Any], key: str, grace_s: float = 0.2) -> Warm:
+    """A new process that loads ``order["preload"]``; it takes orders at once, and follows them when it is ready."""
     log, _ = open_log(order["log_dir"], f"{key}.log")
     control_fd, control_write_fd = os.pipe()
     events_fd, events_write_fd = os.pipe()
@@ -185,7 +190,7 @@ def _start(order: dict[str, Any], key: str) -> Warm:
     command = [sys.executable, "-P", "-m", "infra._warm_process", order["module"], str(control_fd), *order["preload"]]
     try:
         with log.open("ab") as output:
-            process = start_supervised(command, env=env, output_fd=output.fileno(), pass_fds=[control_fd, events_write_fd], grace_s=0.2)
+            process = start_supervised(command, env=env, output_fd=output.fileno(), pass_fds=[control_fd, events_write_fd], grace_s=grace_s)
     finally:
         os.close(control_fd)
         os.close(events_write_fd)
@@ -193,7 +198,7 @@ def _start(order: dict[str, Any], key: str) -> Warm:
     return Warm(process, control_write_fd, events_fd, log)
 
 
-def _follow(warm: Warm, job: _Job, stop_fd: int, worker: Worker, key: str, deadline: float) -> None:
+def _follow(warm: Warm, job: Heard, stop_fd: int, worker: Worker, key: str, deadline: float) -> None:
     """Relay the job's events until it has ended, or the warm process has; stop it when nobody wants it any more."""
     assert warm.process.stdout is not None
     status_fd = warm.process.stdout.fileno()

@@ -12,12 +12,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from infra._local_collectives import Done as _Done
+from infra._local_collectives import LocalCollectives
+from infra._local_collectives import check as _check
 from infra.errors import CollectiveError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
+
+    from infra.membership import Membership
 
 ReduceOp = Literal["mean", "sum", "max"]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -83,59 +88,12 @@ class Collectives(Protocol):
     def barrier(self) -> None:
         """Return when every rank has called it."""
 
+    @property
+    def membership(self) -> Membership | None:
+        """How the group changes; None: it does not."""
+
     def close(self) -> None:
         """Leave the group; nothing may be called afterwards. All ranks close; twice is harmless."""
-
-
-def _check(tensor: torch.Tensor, op: str = "sum", root: int = 0, size: int = 1) -> None:
-    if not tensor.is_contiguous():
-        raise ValueError(f"collectives take contiguous tensors: this one has shape {tuple(tensor.shape)}, strides {tensor.stride()}")
-    if op not in get_args(ReduceOp):
-        raise ValueError(f"unknown reduction {op!r}; there are {', '.join(get_args(ReduceOp))}")
-    if op == "mean" and not tensor.dtype.is_floating_point:
-        raise ValueError(f"the mean needs a floating dtype, not {tensor.dtype}; use sum")
-    if not 0 <= root < size:
-        raise ValueError(f"root {root} is no rank; there are {size}")
-
-
-class _Done:
-    """The handle of a reduction that has nothing to wait for."""
-
-    def wait(self) -> None:
-        return None
-
-
-class LocalCollectives:
-    """One rank alone."""
-
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-
-    def all_reduce(self, tensor: torch.Tensor, op: ReduceOp = "mean") -> None:
-        _check(tensor, op)
-
-    def all_reduce_async(self, tensor: torch.Tensor, op: ReduceOp = "mean") -> Handle:
-        _check(tensor, op)
-        return _Done()
-
-    def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
-        _check(tensor, root=root)
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        return [value]
-
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        if root != 0:
-            raise ValueError(f"root {root} is no rank; there are 1")
-        return value
-
-    def barrier(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
 
 
 class _Pending:
@@ -156,6 +114,8 @@ class HorovodCollectives:
     Horovod matches tensors by name, not by order. A name is made of operation, dtype, length and the lowest number that is free, so the
     buckets of one step have the same names in the next, and Horovod's response cache skips the negotiation.
     """
+
+    membership = None
 
     def __init__(self) -> None:
         try:
@@ -270,6 +230,8 @@ class TorchCollectives:
     a free port, and nothing listens on all interfaces, which is what torch does by itself.
     """
 
+    membership = None
+
     def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         import torch
         import torch.distributed as dist
@@ -355,13 +317,19 @@ class TorchCollectives:
 
 
 def choose_backend(environment: dict[str, str]) -> str:
-    """``local``, ``horovod`` or ``torch``: what ``ATELIER_COLLECTIVES`` says, else what the starter's own variables tell."""
+    """``local``, ``horovod``, ``torch`` or ``elastic``: what ``ATELIER_COLLECTIVES`` says, else what the starter's own variables tell."""
     stated = environment.get("ATELIER_COLLECTIVES")
     if stated:
         return stated
     if int(environment.get("HOROVOD_SIZE", "1")) > 1:
         return "horovod"
     return "torch" if int(environment.get("WORLD_SIZE", "1")) > 1 else "local"
+
+
+def _elastic() -> Collectives:
+    from infra.elastic.collectives import ElasticCollectives
+
+    return ElasticCollectives()
 
 
 IMPLEMENTATIONS: dict[str, Callable[[], Collectives]] = {
@@ -390,7 +358,8 @@ def open_collectives(threads: int = 1) -> Iterator[Collectives]:
         MissingExtraError: Horovod was asked for and is not installed.
     """
     _limit_threads(threads)
-    collectives = IMPLEMENTATIONS[choose_backend(dict(os.environ))]()
+    chosen = choose_backend(dict(os.environ))
+    collectives = _elastic() if chosen == "elastic" else IMPLEMENTATIONS[chosen]()
     yield collectives
     # Not in a `finally`: a rank that fails must not wait here for ranks that wait for it. Its process ends; the launcher ends the others.
     collectives.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.settings import Settings, load_settings
 from infra.store import Store, open_store
+from infra.workers import parse_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,7 +36,8 @@ class StageContext:
         settings: of this process.
         store: the workspace.
         report: gets every event (a JSON value with a ``kind``, see ``algorithms.run.Run``).
-        workers: ranks of a distributed training.
+        workers: ranks of a distributed training, at most.
+        least_workers: at least; 0: exactly ``workers``.
         fresh: do everything again, also what lies in the store already.
         backend: how ranks talk: auto, horovod or torch.
         timeline: where Horovod writes its timeline, on the machine of rank 0; empty: nowhere.
@@ -47,6 +49,7 @@ class StageContext:
     workers: int = 1
     backend: Backend = "auto"
     fresh: bool = False
+    least_workers: int = 0
     timeline: str = ""
     _stack: ExitStack = field(default_factory=ExitStack)
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="start-cluster"))
@@ -60,13 +63,23 @@ class StageContext:
         settings: Settings | None = None,
         report: Callable[[dict[str, Any]], None] = _ignore,
         *,
-        workers: int = 1,
+        workers: int | str = 1,
         backend: Backend | None = None,
         fresh: bool = False,
         timeline: str = "",
     ) -> StageContext:
         settings = settings or load_settings()
-        return cls(settings, open_store(settings.workspace_uri), report, workers, backend or settings.backend, fresh, timeline)
+        least, most = parse_workers(workers)
+        return cls(
+            settings,
+            open_store(settings.workspace_uri),
+            report,
+            most,
+            backend or settings.backend,
+            fresh,
+            least_workers=least,
+            timeline=timeline,
+        )
 
     def client(self) -> Client:
         """The Dask cluster's client; started on the first call, the same one afterwards.
@@ -106,7 +119,13 @@ class StageContext:
         return self._stack.enter_context(open_cluster(self.settings))
 
     def launch_ranks(
-        self, spec: BaseModel, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = ()
+        self,
+        spec: BaseModel,
+        *,
+        num_ranks: int,
+        on_event: Callable[[dict[str, Any]], None],
+        preload: Sequence[str] = (),
+        elastic: bool = False,
     ) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
 
@@ -115,7 +134,12 @@ class StageContext:
         Args:
             preload: modules that the program will load. One rank alone on the local cluster is then a fork of a process that has loaded them
                 and waits for the next (``infra.warm``), which saves seconds each time.
+            elastic: the program can go on with other ranks than it began with: those that die are replaced, and where a range was asked for,
+                their number follows what the cluster has (``infra.elastic``).
         """
+        if elastic and num_ranks > 1:
+            self._launch_elastic(spec, num_ranks, on_event, preload)
+            return
         if num_ranks == 1 and preload and self.settings.cluster == "local":
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))
             return
@@ -130,7 +154,28 @@ class StageContext:
             threads_per_rank=threads,
             deadline_s=self.settings.deadline_s,
             on_event=on_event,
-            env={"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None,
+            env=self._rank_env(),
+        )
+
+    def _rank_env(self) -> dict[str, str] | None:
+        return {"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None
+
+    def _launch_elastic(self, spec: BaseModel, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str]) -> None:
+        from infra.elastic.launch import launch_elastic
+        from infra.elastic.policy import Limits
+
+        settings = self.settings
+        launch_elastic(
+            spec.model_dump_json(),
+            client=self.client(),
+            limits=Limits(min(self.least_workers or num_ranks, num_ranks), num_ranks, wait_s=settings.wait_s, hang_s=settings.hang_s),
+            backend=self.backend,
+            threads_per_rank=max(1, settings.slots // num_ranks) if settings.cluster == "local" else None,
+            deadline_s=settings.deadline_s,
+            preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),
+            on_event=on_event,
+            figures=settings.state_dir / "backends.json",
+            env=self._rank_env(),
         )
 
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:

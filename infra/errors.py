@@ -4,6 +4,7 @@
     ├── StoreUnavailableError           (ConnectionError)  the object store did not answer, after retries
     ├── RankFailedError                 (RuntimeError)     a training process ended with an error
     ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together
+    ├── WorkersLostError                (RuntimeError)     an elastic training lost more workers than it can do without
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
     ├── TrainingDivergedError           (ArithmeticError)  the loss is no longer a number
     ├── TuningFailedError               (RuntimeError)     no trial of a tuning completed
@@ -89,6 +90,16 @@ class CollectiveError(AtelierError, RuntimeError):
 
     def __str__(self) -> str:
         return f"Rank {self.rank} could not finish {self.operation} with the other ranks (often: another rank ended): {self.why}"
+
+
+class WorkersLostError(AtelierError, RuntimeError):
+    def __init__(self, why: str, last_words: str) -> None:
+        super().__init__(why, last_words)
+        self.why, self.last_words = why, last_words
+
+    def __str__(self) -> str:
+        words = f" The last one's last words:\n{self.last_words.rstrip()}" if self.last_words else ""
+        return f"The training cannot go on: {self.why}. Run the same command again: it goes on from its last checkpoint.{words}"
 
 
 class DeadlineExceededError(AtelierError, TimeoutError):

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
+    wait_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="How long a training may have fewer workers than it needs before it gives up, seconds."
+    )
+    hang_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="How long a rank may stand still while others wait for it before it is replaced, seconds."
+    )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
     )

@@ -18,6 +18,7 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.StoreUnavailableError("s3://bucket/prefix", "connection refused"),
     infra.errors.RankFailedError(1, -9, "Killed"),
     infra.errors.CollectiveError(0, "all_reduce", "connection reset"),
+    infra.errors.WorkersLostError("for 300 s it had fewer than the 2 workers that it needs", "Killed"),
     infra.errors.TrainingDivergedError(3, 0.1),
     infra.errors.DeadlineExceededError("Training", 3.0),
     infra.errors.TuningFailedError(8, "The training diverged."),

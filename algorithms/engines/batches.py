@@ -32,7 +32,7 @@ def num_steps(num_samples: int, batch_size: int) -> int:
 
 
 class Pace:
-    """How many steps each epoch has, where the batch size changes from one to the next.
+    """How many steps each epoch has, where the batch size changes from one to the next, and with the number of workers within one.
 
     Args:
         batch_sizes: one for each epoch.
@@ -40,7 +40,15 @@ class Pace:
 
     def __init__(self, num_samples: int, batch_sizes: Sequence[int]) -> None:
         self.num_samples, self.batch_sizes = num_samples, batch_sizes
-        self._before = np.concatenate([[0], np.cumsum([num_steps(num_samples, size) for size in batch_sizes], dtype=np.int64)])
+        self.replan(0, 0, 1)
+
+    def replan(self, epoch: int, origin: int, scale: int) -> None:
+        """From here on batches are ``scale`` times as large, and the steps of ``epoch`` count from the place ``origin`` in its order."""
+        self._at, self._origin, self._scale = epoch, origin, scale
+        counts = [num_steps(self.num_samples, size * scale) for size in self.batch_sizes]
+        if epoch < len(counts):
+            counts[epoch] = num_steps(self.num_samples - origin, self.batch_sizes[epoch] * scale)
+        self._before = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     @property
     def total(self) -> int:
@@ -58,17 +66,19 @@ class Pace:
 
     def bounds(self, epoch: int, step: int) -> tuple[int, int]:
         """See ``batch_bounds``."""
-        return batch_bounds(step, self.num_samples, self.batch_sizes[epoch])
+        return batch_bounds(step, self.num_samples, self.batch_sizes[epoch] * self._scale, self._origin if epoch == self._at else 0)
 
-    def check(self, size: int, least: int) -> None:
+    def check(self, size: int, least: int, scale: int = 1) -> None:
         """See ``check_shares``: of the smallest batches."""
-        check_shares(self.num_samples, min(self.batch_sizes), size, least)
+        check_shares(self.num_samples, min(self.batch_sizes) * scale, size, least)
 
 
-def batch_bounds(step: int, num_samples: int, batch_size: int) -> tuple[int, int]:
-    """First and last-but-one place in the order of the batch at ``step``. All batches are of equal size within one, so that none is tiny."""
-    steps = num_steps(num_samples, batch_size)
-    return step * num_samples // steps, (step + 1) * num_samples // steps
+def batch_bounds(step: int, num_samples: int, batch_size: int, origin: int = 0) -> tuple[int, int]:
+    """First and last-but-one place in the order of the batch at ``step``, counted from place ``origin``. All batches are of equal size within one, so
+    that none is tiny."""
+    left = num_samples - origin
+    steps = num_steps(left, batch_size)
+    return origin + step * left // steps, origin + (step + 1) * left // steps
 
 
 def share(first: int, last: int, rank: int, size: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from algorithms.engines import batches, checkpoints, hardware, optimizers, sched
 from algorithms.engines.augmenting import Phase, judging_loss, mixed_loss, weigh_classes
 from algorithms.engines.averaging import WeightAverage
 from algorithms.engines.buckets import GradientBuckets, average_buffers, broadcast_module
+from algorithms.engines.elastic import Elastic
 from algorithms.engines.losses import make_loss
 from algorithms.engines.profiling import StepClock
 from algorithms.engines.progress import Reporter
@@ -32,7 +33,8 @@ from algorithms.engines.sync_norm import synchronise
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData
 from algorithms.run import Run
-from infra.errors import TrainingDivergedError
+from infra.errors import CollectiveError, TrainingDivergedError
+from infra.membership import MembershipChanged
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,11 @@ class Training:
         self.collectives = run.collectives
         self.num_samples = len(data.samples["train"])
         self.normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        largest = self.collectives.membership.largest_size if self.collectives.membership else self.collectives.size
+        self.at = Position()
         self.pace = batches.Pace(self.num_samples, [schedules.batch_size(config, epoch) for epoch in range(config.epochs)])
-        self.pace.check(self.collectives.size, self.least)
+        self.pace.check(largest, self.least, largest if config.scale_batch else 1)
+        self.replan()
         self.metric, self.higher = ("accuracy", True) if data.target == "class" else ("rmse", False)
         broadcast_module(model, self.collectives)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -79,11 +84,11 @@ class Training:
         self.trained = hardware.compiled(model, config.compile, device, self.pace.total)
         self.buckets = self.make_buckets()
         self.clock = StepClock(device)
-        self.at = Position()
         self.best: checkpoints.Tensors | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.reporter = Reporter(run, config.epochs, self.pace)
         self.saver = Saver(self)
+        self.elastic = Elastic(self)
 
     def make_buckets(self) -> GradientBuckets:
         """Buckets for the ranks that there are now."""
@@ -101,19 +106,22 @@ class Training:
 
     def fit(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one."""
-        # Ranks differ from here on: each drops out other activations and shifts its pictures otherwise.
-        torch.manual_seed(self.config.seed * 1000 + self.collectives.rank)
-        self.saver.resume()
         valid = self.data.samples.get("valid")
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
-            stack.callback(self.buckets.close)
+            stack.callback(lambda: self.buckets.close())
             reader = stack.enter_context(batches.Reader(self.data.samples["train"], self.device))
             valid_reader = stack.enter_context(batches.Reader(valid, self.device)) if valid is not None and len(valid) else None
+            self.elastic.begin()
             while self.at.epoch < self.config.epochs and not self.at.stopped:
-                self._epoch(reader, valid_reader)
+                try:
+                    self._epoch(reader, valid_reader)
+                except (CollectiveError, MembershipChanged):
+                    if not self.elastic.active:
+                        raise
+                    self.elastic.recover()
             self.saver.close()
-        return Trained(self.best, self._history())
+        return Trained(self.best if self.run.is_main else None, self._history())
 
     @property
     def steps(self) -> int:
@@ -127,19 +135,19 @@ class Training:
         first_step = self.at.step
         parts: list[batches.Batch] = []
         plan = list(self._plan(first_step))
-        feed = reader.batches((indices for step in plan for indices in step), self.phase.fit)
-        self.clock.start()
-        for step, indices in enumerate(plan, start=first_step):
-            parts = [next(feed) for _ in indices]
-            self.clock.lap("data")
-            loss = self._step(step, parts)
-            self.at.step = step + 1
-            self.at.seconds = time.monotonic() - started
-            self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
-            if self.at.step < self.steps:
-                self.saver.after_step()
-            self.clock.step()
-        feed.close()
+        with contextlib.closing(reader.batches((indices for step in plan for indices in step), self.phase.fit)) as feed:
+            self.clock.start()
+            for step, indices in enumerate(plan, start=first_step):
+                parts = [next(feed) for _ in indices]
+                self.clock.lap("data")
+                loss = self._step(step, parts)
+                self.at.step = step + 1
+                self.at.seconds = time.monotonic() - started
+                self.reporter.step(self.at.epoch, self.at.step, loss, self._batch_size(step))
+                if self.at.step < self.steps:
+                    self.saver.after_step()
+                    self.elastic.after_step()
+                self.clock.step()
         self._end_epoch(valid_reader, started)
 
     def _plan(self, first_step: int) -> Iterator[list[np.ndarray]]:
@@ -156,10 +164,37 @@ class Training:
         first, last = self.pace.bounds(self.at.epoch, step)
         return last - first
 
+    @property
+    def _scale(self) -> int:
+        """How much larger than ``batch_size`` a batch is, and the learning rate with it (Goyal et al. 2017, arXiv 1706.02677)."""
+        return self.collectives.size if self.config.scale_batch else 1
+
+    def seen(self) -> int:
+        """Samples of this epoch that are done."""
+        return self.pace.bounds(self.at.epoch, self.at.step - 1)[1] if self.at.step else self.at.origin
+
+    def replan(self) -> None:
+        """Count the steps of the epoch from its ``origin`` on."""
+        self.pace.replan(self.at.epoch, self.at.origin, self._scale)
+
+    def regrouped(self, loss_sum: float, seen: int) -> None:
+        """The training was put to a commit, in a group of another size perhaps, ``seen`` samples into the epoch."""
+        self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64)
+        self.replan_from(seen)
+
+    def replan_from(self, seen: int) -> None:
+        if self.config.scale_batch and seen != self.at.origin:
+            self.at.origin, self.at.step = seen, 0
+        self.replan()
+
+    def _progress(self, step: float) -> float:
+        """Epochs done before ``step``, with fraction."""
+        return self.at.epoch + (self.at.origin / self.num_samples + (1 - self.at.origin / self.num_samples) * (step / self.steps))
+
     def _step(self, step: int, parts: list[batches.Batch]) -> Callable[[], float]:
         """One optimizer step; returns a way to read the mean loss of this rank's share, which waits for the device."""
         whole = self._batch_size(step)
-        schedules.set_rates(self.optimizer.param_groups, self.config, self.at.epoch + step / self.steps)
+        schedules.set_rates(self.optimizer.param_groups, self.config, self._progress(step), self._scale)
         self.buckets.clear()
         self.clock.lap("optimizer")
         summed = torch.zeros((), device=self.device)
@@ -208,7 +243,7 @@ class Training:
         if not math.isfinite(train_loss):
             raise TrainingDivergedError(self.at.epoch + 1, self.config.learning_rate)
         seconds = time.monotonic() - started
-        rate = schedules.learning_rate(self.config, self.at.epoch + (self.steps - 1) / self.steps)
+        rate = schedules.learning_rate(self.config, self._progress(self.steps - 1)) * self._scale
         entry: dict[str, float] = {"epoch": self.at.epoch + 1, "train_loss": train_loss, "learning_rate": rate}
         average_buffers(self.model, self.collectives)
         if self.average is not None:
@@ -229,15 +264,17 @@ class Training:
             entry |= {f"valid_{name}": value for name, value in found.items()}
         entry |= {"seconds": time.monotonic() - started, "samples_per_s": self.num_samples / max(seconds, 1e-9)}
         self.at.epochs.append(entry)
-        self.at.epoch, self.at.step, self.at.seconds = self.at.epoch + 1, 0, 0.0
+        self.at.epoch, self.at.step, self.at.origin, self.at.seconds = self.at.epoch + 1, 0, 0, 0.0
+        self.replan()
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         if self._is_best():
             self.at.best_epoch = self.at.epoch
-            self.best = checkpoints.copy_state(self.shipped) if self.run.is_main else None
+            self.best = checkpoints.copy_state(self.shipped) if self.run.is_main or self.elastic.active else None
         patience = self.config.early_stopping
         self.at.stopped = bool(patience) and valid_reader is not None and self.at.epoch - self.at.best_epoch >= patience
         self.reporter.epoch(entry)
         self.saver.after_epoch()
+        self.elastic.after_epoch()
 
     def _is_best(self) -> bool:
         """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is.

@@ -86,7 +86,7 @@ class Reporter:
     def resumed(self, epochs: list[dict[str, float]], epoch: int, step: int) -> None:
         """The training goes on from a checkpoint; the files of TensorBoard get the epochs before it."""
         self.log(f"continues from epoch {epoch + 1} step {step}")
-        if self.run.is_main:
+        if self.run.is_main and self._writer is None:
             for entry in epochs:
                 self._write(entry)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -21,10 +21,15 @@ _LEAST_BETWEEN_S = 2.0  # the end of an epoch is no reason for a checkpoint soon
 
 @dataclass
 class Position:
-    """How far a training is; a JSON value."""
+    """How far a training is; a JSON value.
+
+    ``origin`` is the place in the epoch's order at which the present plan of the epoch begins, and ``step`` counts from there. It is 0, except where the
+    size of a batch follows the number of workers and that changed within the epoch.
+    """
 
     epoch: int = 0
     step: int = 0
+    origin: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     stopped: bool = False
@@ -39,14 +44,19 @@ class Saver:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        spec = training.run.spec
-        self.writer = (
-            checkpoints.CheckpointWriter(training.run.store, spec.checkpoints) if spec.checkpoints and training.run.is_main else None
-        )
-        self.active = bool(spec.checkpoints)
+        self.active = bool(training.run.spec.checkpoints)
         self.saved_at = time.monotonic()
         self.interval = min(training.config.checkpoint_every_s, _FIRST_AFTER_S)
+        self.writer: checkpoints.CheckpointWriter | None = None
+        self.regroup()
+
+    def regroup(self) -> None:
+        """The ranks are others: agree anew, and write where this one is rank 0."""
         self.countdown = 2
+        if not (self.active and self.training.run.is_main):
+            self.writer = None
+        elif self.writer is None:
+            self.writer = checkpoints.CheckpointWriter(self.training.run.store, self.training.run.spec.checkpoints)
 
     def resume(self) -> None:
         """Put the training where its newest checkpoint says; every rank reads it."""
@@ -58,7 +68,7 @@ class Saver:
         if key is None:
             return
         files, state = checkpoints.load_checkpoint(training.run.store, key)
-        if state["for"] != self._identity():
+        if state["for"] != self.identity():
             training.reporter.log("Found checkpoints of other options or data; starts anew.")
             return
         checkpoints.restore_state(training.model, files["model"])
@@ -78,6 +88,7 @@ class Saver:
             torch.manual_seed(
                 training.config.seed * 1000 + training.collectives.rank + 1_000_003 * (training.at.epoch + 1) + training.at.step
             )
+        training.replan_from(state["seen"]) if len(ranks) != training.collectives.size else training.replan()
         training.reporter.resumed(training.at.epochs, training.at.epoch, training.at.step)
 
     def after_step(self) -> None:
@@ -128,7 +139,7 @@ class Saver:
         files |= {"average": average} if average is not None else {}
         files |= {"best": training.best} if training.best is not None else {}
         # The position's lists go on growing while the thread writes: a copy.
-        state = {"for": self._identity(), "position": asdict(training.at), "optimizer": rest, "ranks": ranks}
+        state = {"for": self.identity(), "position": asdict(training.at), "seen": training.seen(), "optimizer": rest, "ranks": ranks}
         self.writer.save(training.at.epoch, training.at.step, files, state)
 
     def _averaged(self, module: nn.Module) -> checkpoints.Tensors:
@@ -146,7 +157,17 @@ class Saver:
                     buffer.copy_(shadow[name])
         return state
 
-    def _identity(self) -> dict[str, Any]:
+    def save_and_end(self) -> NoReturn:
+        """Write a checkpoint, then end this process: the training is given up for now."""
+        membership = self.training.collectives.membership
+        assert membership is not None
+        if self.active:
+            self._save()
+        self.close()
+        membership.leave()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint or commit has to be of to be of this training."""
         return {"config": self.training.config.model_dump(mode="json"), "dataset": self.training.run.spec.dataset.digest}
 
     def close(self) -> None:

@@ -92,9 +92,9 @@ def batch_size(config: TorchConfig, epoch: int) -> int:
     return step_value(config.batch_size_by_epoch, epoch, config.batch_size)
 
 
-def set_rates(groups: Sequence[dict[str, Any]], config: TorchConfig, epoch: float) -> None:
-    """Give an optimizer's groups the learning rate and, if it is scheduled, the momentum of a point of the training."""
-    rate = learning_rate(config, epoch)
+def set_rates(groups: Sequence[dict[str, Any]], config: TorchConfig, epoch: float, scale: int = 1) -> None:
+    """Give an optimizer's groups the learning rate, ``scale`` times the schedule's, and, if it is scheduled, the momentum of a point of the training."""
+    rate = learning_rate(config, epoch) * scale
     momentum = line_value(config.momentum_by_epoch, epoch) if config.momentum_by_epoch else None
     for group in groups:
         group["lr"] = rate

@@ -118,6 +118,16 @@ class TorchConfig(Config):
             )
         return self
 
+    commit_every_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Steps between two commits of an elastic training, which a failure loses at most; 0: as many as cost 1 % of the time.",
+    )
+    scale_batch: bool = Field(
+        default=False,
+        description="Batch size and learning rate follow the number of workers: each worker has a batch of batch_size of its own.",
+    )
+
     @field_validator("optimizer")
     @classmethod
     def _optimizer_is_known(cls, name: str) -> str:

@@ -48,6 +48,7 @@ class ThreadCollectives:
     size: int
     meeting: _Meeting
     sent: list[int] = field(default_factory=list)
+    membership = None
 
     @property
     def local_rank(self) -> int:

@@ -91,6 +91,14 @@ def too_many_workers(folder: Path, digits: Path) -> list[str]:
     return [CNN, "--data", str(digits), "--workers", "500"]
 
 
+def workers_upside_down(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--workers", "4:2"]
+
+
+def too_many_at_least(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--workers", "500:600"]
+
+
 def climbing_archive(folder: Path, digits: Path) -> list[str]:
     archive = folder / "data.tar"
     with tarfile.open(archive, "w") as tar:
@@ -112,6 +120,8 @@ CASES: list[tuple[Make, list[str]]] = [
     (unknown_option, ["epoch", "did you mean epochs"]),
     (option_out_of_range, ["epochs", "-3", "learning_rate", "fast"]),
     (too_many_workers, ["500", "slots"]),
+    (workers_upside_down, ["workers", "4:2", "below the smallest"]),
+    (too_many_at_least, ["500", "slots"]),
     (climbing_archive, ["..", "not safe"]),
 ]
 

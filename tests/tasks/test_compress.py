@@ -36,7 +36,9 @@ class Recording(StageContext):
     started: list[tuple[str, str]]
     break_at: int
 
-    def launch_ranks(self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = ()) -> None:
+    def launch_ranks(
+        self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = (), elastic: bool = False
+    ) -> None:
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
         if len(self.started) == getattr(self, "break_at", 0):
             raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""Who is which rank in a new group, and what each has to know to find the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra._rendezvous import assign_ranks
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+
+@dataclass
+class Process:
+    """What the driver knows of a member besides what the policy does."""
+
+    key: str
+    worker: str
+    place: int
+    future: Future
+    here: dict[str, Any] | None = None
+    rank: int = -1
+    port: int = 0
+    num_batches: int = 0
+    ended: bool = False
+    why: str = ""
+    end_at: float | None = None
+
+
+def make_plans(
+    names: Sequence[str], processes: Sequence[Process], *, backend: str, generation: int, source: str | None, last: bool
+) -> dict[str, dict[str, Any]]:
+    """The plan of each member, as ``infra.elastic.member.Plan`` takes it. Members of one machine get neighbouring ranks; the first is rank 0."""
+    heres = [process.here or {} for process in processes]
+    slots = assign_ranks([here["host"] for here in heres])
+    ranks = {name: slot.rank for name, slot in zip(names, slots, strict=True)}
+    first = next(number for number, slot in enumerate(slots) if slot.rank == 0)
+    master = heres[first]["host"], processes[first].port
+    plans = {}
+    for name, here, slot in zip(names, heres, slots, strict=True):
+        both = {**slot.torch_env(here["interface"], master), **slot.horovod_env(here["interface"], ("", 0))}
+        plans[name] = {
+            "generation": generation,
+            "rank": slot.rank,
+            "size": slot.size,
+            "backend": backend,
+            "environment": {key: value for key, value in both.items() if key != "ATELIER_COLLECTIVES"},
+            "source": ranks[source] if source is not None else None,
+            "last": last,
+        }
+    return plans

@@ -58,7 +58,8 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 1 << 30)
+        if not mallopt(m_mmap_threshold, 1 << 30):  # older versions take no more than this
+            mallopt(m_mmap_threshold, 32 << 20)
         mallopt(m_trim_threshold, (1 << 31) - 1)
 
 

@@ -81,7 +81,8 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
         teacher = Teacher(_place(teacher.module, config, device), teacher.weight)
     model = _place(model, config, device)
     prepare = engine.prepare_batch(config, data)
-    trained = Training(config, data, model, prepare, run, device, precision, teacher, _phases(engine, config, data)).fit()
+    phases = _phases(engine, config, data, from_scratch=variant is None)
+    trained = Training(config, data, model, prepare, run, device, precision, teacher, phases).fit()
     if trained.weights is None:
         return
     save_file(fake_quant.strip(trained.weights), run.output_dir / WEIGHTS)
@@ -98,12 +99,12 @@ def train(engine: TorchEngine, config: TorchConfig, dataset: Dataset, run: Run) 
     (run.output_dir / "history.json").write_text(json.dumps(trained.history, indent=1))
 
 
-def _phases(engine: TorchEngine, config: TorchConfig, data: TorchData) -> Callable[[int], Phase]:
-    """What training batches are in each epoch (from 0); made once for each size."""
+def _phases(engine: TorchEngine, config: TorchConfig, data: TorchData, *, from_scratch: bool) -> Callable[[int], Phase]:
+    """What training batches are in each epoch (from 0); made once for each size. A network that has learned already goes on at the final size."""
     made: dict[str, Phase] = {}
 
     def phase(epoch: int) -> Phase:
-        now = engine.at_epoch(config, epoch)
+        now = engine.at_epoch(config, epoch) if from_scratch else config
         key = now.model_dump_json()
         if key not in made:
             made[key] = Phase(engine.make_augment(now, data), engine.fit_inputs(now, data))

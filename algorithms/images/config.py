@@ -39,10 +39,6 @@ class ImageClassificationConfig(TorchConfig):
             check_points(self.image_size_by_epoch, least=8, most=self.image_size)
             if self.image_size_by_epoch[-1][1] != self.image_size:
                 raise ValueError(f"image_size_by_epoch: the last size has to be image_size, {self.image_size}")
-            if self.image_size_by_epoch[-1][0] >= self.epochs:
-                raise ValueError(
-                    f"image_size_by_epoch: image_size has to be reached before the end of the training, at epoch {self.epochs - 1} or earlier"
-                )
         return self
 
     @field_validator("augment")

@@ -12,6 +12,7 @@ from algorithms.images.config import ImageClassificationConfig
 from algorithms.search_space import Choice, Float, Range
 from algorithms.spec import Algorithm, Expectation
 from infra.datasets.card import Card
+from infra.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,11 @@ def list_expectations(config: ImageClassificationConfig, card: Card) -> list[Exp
     from algorithms.expectations import image_expectations
 
     check_no_flip(config.no_flip, card.classes)
+    if config.image_size_by_epoch and config.image_size_by_epoch[-1][0] >= config.epochs:
+        problem = (
+            f"image_size_by_epoch: image_size has to be reached before the end of the training, at epoch {config.epochs - 1} or earlier"
+        )
+        raise InvalidOptionError("training", [problem])
     return image_expectations(card)
 
 

@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from algorithms.engines.schedules import batch_size, learning_rate, line_value, set_rates
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.images.config import ImageClassificationConfig
+from algorithms.images.presets import list_expectations
+from infra.datasets.card import Card
+from infra.errors import InvalidOptionError
 
 
 def rates(**options: Any) -> list[float]:
@@ -65,12 +68,17 @@ def test_points_come_from_words_objects_and_lists_and_survive_json() -> None:
         ({"momentum_by_epoch": "0:0.9", "optimizer": "sgd"}, "sgd has no momentum"),
         ({"image_size_by_epoch": "0:8,2:16"}, "the last size has to be image_size, 32"),
         ({"image_size_by_epoch": "0:64,2:32"}, "values must be from 8 to 32"),
-        ({"image_size_by_epoch": "0:16,30:32"}, "has to be reached before the end"),
     ],
 )
 def test_schedules_that_make_no_sense_are_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ImageClassificationConfig.model_validate({"image_size": 32, **options})
+
+
+def test_a_training_that_ends_before_the_final_picture_size_is_refused() -> None:
+    config = ImageClassificationConfig(image_size=32, epochs=30, image_size_by_epoch=((0, 16), (30, 32)))
+    with pytest.raises(InvalidOptionError, match="at epoch 29 or earlier"):
+        list_expectations(config, Card.model_construct(classes=[], counts={}))
 
 
 def test_batch_sizes_change_at_their_epochs() -> None:

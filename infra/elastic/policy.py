@@ -24,7 +24,7 @@ class Limits:
     least: int
     most: int
     wait_s: float = 300.0  # below ``least``
-    start_s: float = 120.0  # from the order to joining
+    start_s: float = 300.0  # from the order to joining
     settle_s: float = 10.0  # how long the first generation waits for members that have begun to start
     grow_settle_s: float = 3.0  # the same for a later one
     beat_s: float = 15.0  # without a word: frozen, or cut off

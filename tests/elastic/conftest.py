@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -77,6 +78,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
     mark = uuid.uuid4().hex
     flags = tmp_path / "flags"
     flags.mkdir()
+    numbers = itertools.count()
 
     def run(
         least: int = 2,
@@ -90,7 +92,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
         limits = Limits(least, most, **{key: more.pop(key) for key in list(more) if key in Limits.__dataclass_fields__})
         if fault := more.get("fault"):
             (flags / ("always" if more.pop("always", False) else "once")).write_text(fault)
-        document = {"epochs": 2, "samples": 640, "batch": 32, "workspace": str(tmp_path / "workspace"), "flags": str(flags), **more}
+        document = {"epochs": 2, "samples": 640, "batch": 32, "workspace": str(tmp_path / f"workspace-{next(numbers)}"), "flags": str(flags), **more}
         ran = Ran()
 
         def hear(event: dict[str, Any]) -> None:
@@ -109,7 +111,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
                 env={"PYTHONPATH": str(ROOT), MARK: mark, "ATELIER_CACHE_DIR": str(tmp_path / "cache")},
                 module="tests.elastic.elastic_program",
                 log_dir=tmp_path / "logs",
-                **{"deadline_s": 150.0, **launching},
+                **{"deadline_s": 400.0, **launching},
             )
         except Exception as error:  # noqa: BLE001 - tests look at it
             ran.error = error

@@ -127,11 +127,11 @@ def test_below_the_least_it_waits_saves_and_fails_in_words_and_goes_on_later(sta
         offered.count = 1
 
     hear = once(fewer, lambda event: event["kind"] == "step" and event["epoch"] == 0 and event["step"] == 5)
-    options = {"commit_every_steps": 2, "checkpoint_every_s": 1000}
-    ran = start(2, 2, discovery=offered, on_event=hear, sleep=0.05, wait_s=2.0, options=options)
+    more = {"options": {"commit_every_steps": 2, "checkpoint_every_s": 1000}, "workspace": str(tmp_path / "workspace")}
+    ran = start(2, 2, discovery=offered, on_event=hear, sleep=0.05, wait_s=2.0, **more)
     assert isinstance(ran.error, WorkersLostError)
     assert "for 2 s it had fewer than the 2 workers that it needs" in str(ran.error)
-    again = start(2, 2, options=options)
+    again = start(2, 2, **more)
     first = again.of("step")[0]
     assert (first["epoch"], first["step"]) > (0, 0), "it began anew"
     assert again.trained["history"]["epochs"][-1]["epoch"] == 2
@@ -145,7 +145,7 @@ def test_more_than_the_cluster_has_is_refused_at_once(start: Start) -> None:
 def test_a_full_disk_ends_the_training_with_a_clear_error_and_leaves_no_half_checkpoint(start: Start, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    ran = start(fault="full", options={"checkpoint_every_steps": 3, "commit_every_steps": 3})
+    ran = start(fault="full", workspace=str(workspace), options={"checkpoint_every_steps": 3, "commit_every_steps": 3})
     assert ran.error is not None
     assert "No space left on device" in str(ran.error)
     assert not list(workspace.rglob("manifest.json"))

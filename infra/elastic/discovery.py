@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,7 +69,12 @@ def one_at_a_time(client: Client, check: Callable[[], None]) -> Iterator[None]:
     from distributed import Lock
 
     lock = Lock("atelier-start-of-ranks", scheduler_rpc=client.scheduler, loop=client.loop)
-    while not lock.acquire(timeout=1.0):
+    while True:
+        try:
+            if lock.acquire(timeout=1.0):
+                break
+        except unreachable():
+            time.sleep(0.5)
         check()
     try:
         yield

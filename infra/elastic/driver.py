@@ -5,6 +5,7 @@ This is the acting part: Dask tasks, messages, the server that ranks talk to. Wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import queue
@@ -12,7 +13,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
 from infra.elastic.backends import Figures, choose, kind_of, told
-from infra.elastic.discovery import Discovery, all_slots, one_at_a_time, run_aside
+from infra.elastic.discovery import Discovery, all_slots, one_at_a_time, run_aside, unreachable
 from infra.elastic.places import Process, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start
 from infra.elastic.server import Board, serve
@@ -294,17 +295,11 @@ class Driver:
             "env": env,
             "neighbours": max(1, min(neighbours, self.limits.most)),
         }
-        future = self.client.submit(
-            run_member,
-            self.topic,
-            order,
-            key=key,
-            workers=[worker],
-            allow_other_workers=False,
-            resources={"slot": 1},
-            pure=False,
-            retries=0,
-        )
+        where: dict[str, Any] = {"workers": [worker], "allow_other_workers": False, "resources": {"slot": 1}}
+        try:
+            future = self.client.submit(run_member, self.topic, order, key=key, pure=False, retries=0, **where)
+        except unreachable():
+            return  # tried again, until the scheduler has been away for too long
         self.processes[name] = Process(key, worker, place, future)
         self.job.started(name, worker, now)
         future.add_done_callback(lambda done: self._inbox.put({"key": done.key, "done": True}))
@@ -369,7 +364,7 @@ class Driver:
             self.board.closed = True  # who asks hears that it is wanted no more
         if self.client.status != "running":
             return  # the workers see to it themselves
-        try:
+        with contextlib.suppress(*unreachable()):
             self.client.cancel([process.future for process in self.processes.values()])
             deadline = time.monotonic() + GONE_TIMEOUT_S
             while time.monotonic() < deadline and any(p.here is not None and not p.ended for p in self.processes.values()):
@@ -382,6 +377,5 @@ class Driver:
                 elif "result" in message and (process := self.processes.get(message["key"].rsplit("-", 1)[-1])) is not None:
                     process.ended = True
             run_aside(self.client, forget_job, self.id)
-        finally:
             self.client.unsubscribe_topic(self.topic)
             self.client.run_on_scheduler(forget_topic, self.topic)

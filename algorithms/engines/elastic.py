@@ -38,7 +38,9 @@ class Elastic:
         self.training = training
         self.membership = training.collectives.membership
         self.countdown = _FIRST_AFTER
-        self._cost_s = 0.0
+        self._cost_s = 0.0  # of a commit, with the waiting for others
+        self._committed_at = time.monotonic()
+        self._steps = 0  # since then
         self._versions: dict[int, int] = {}  # by file of the memory: epoch of the best weights that lie in it
 
     @property
@@ -160,7 +162,7 @@ class Elastic:
     # Commits
 
     def after_step(self) -> None:
-        """Commit within an epoch, if it is time.
+        """Commit, if it is time: within an epoch, or when its validation is over.
 
         Raises:
             MembershipChanged: on every rank, when somebody comes or goes.
@@ -168,37 +170,35 @@ class Elastic:
         if self.membership is None:
             return
         self.countdown -= 1
+        self._steps += 1
         if self.countdown <= 0:
-            self._commit_together()
-
-    def after_epoch(self) -> None:
-        """Commit at the end of an epoch."""
-        if self.membership is not None:
             self._commit_together()
 
     def _commit_together(self) -> None:
         training, membership = self.training, self.membership
         assert membership is not None
-        distance = self._distance() if training.run.is_main else 0.0
+        begun = time.monotonic()
+        distance = self._distance((begun - self._committed_at) / max(self._steps, 1)) if training.run.is_main else 0.0
         word = torch.tensor([float(membership.change_wanted), float(training.loss_sum), distance], dtype=torch.float64)
         training.collectives.all_reduce(word, "sum")
         change, loss_sum, self.countdown = bool(word[0]), float(word[1]), int(word[2])
         self._commit(loss_sum)
+        took = time.monotonic() - begun
+        self._cost_s = (self._cost_s + took) / 2 if self._cost_s else took
         if change:
             raise MembershipChanged
 
-    def _distance(self) -> float:
-        """Steps to the next commit."""
+    def _distance(self, step_s: float) -> float:
+        """Steps to the next commit, where one lately took ``step_s`` seconds."""
         if self.training.config.commit_every_steps:
             return float(self.training.config.commit_every_steps)
-        step_s = max(self.training.reporter.seconds_per_step(), 1e-5)
+        step_s = max(step_s, 1e-5)
         return float(max(1, min(math.ceil(self._cost_s / _COST / step_s), int(_MOST_BETWEEN_S / step_s))))
 
     def _commit(self, loss_sum: float) -> None:
         """Copy everything into the memory; it counts when it is complete."""
         training, membership = self.training, self.membership
         assert membership is not None
-        begun = time.monotonic()
         groups, rest = self._state()
         layout: list[tuple[str, str, str, list[int], int]] = []
         end = 0
@@ -223,7 +223,7 @@ class Elastic:
         membership.memory.end()
         self._versions[file] = training.at.best_epoch
         membership.committed(offer)
-        self._cost_s = time.monotonic() - begun
+        self._committed_at, self._steps = time.monotonic(), 0
 
     def _state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """The tensors themselves, not copies of them, by group; and what of the optimizer is no tensor. The best weights come first: their place

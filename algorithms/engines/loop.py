@@ -274,7 +274,7 @@ class Training:
         self.at.stopped = bool(patience) and valid_reader is not None and self.at.epoch - self.at.best_epoch >= patience
         self.reporter.epoch(entry)
         self.saver.after_epoch()
-        self.elastic.after_epoch()
+        self.elastic.after_step()
 
     def _is_best(self) -> bool:
         """Whether the epoch that just ended is the best: by the metric, then by the loss; without validation the last always is.

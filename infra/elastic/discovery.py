@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.elastic.policy import Worker
@@ -47,6 +48,39 @@ class DaskDiscovery:
             address: Worker(max(0, int(here["slots"] - max(0.0, here["used"] - own[address]))), here["closing"])
             for address, here in found.items()
         }
+
+
+def all_slots(discovery: Discovery, workers: Mapping[str, Worker]) -> int:
+    """Slots of the cluster, those included that other jobs hold at the moment."""
+    if not isinstance(discovery, DaskDiscovery):
+        return sum(worker.slots for worker in workers.values())
+    from infra.cluster import num_slots
+
+    return num_slots(discovery.client)
+
+
+@contextlib.contextmanager
+def one_at_a_time(client: Client, check: Callable[[], None]) -> Iterator[None]:
+    """One job at a time collects its first slots: two that each held half of what they need would wait for each other for ever.
+
+    Args:
+        check: called once a second meanwhile; may raise.
+    """
+    from distributed import Lock
+
+    lock = Lock("atelier-start-of-ranks", scheduler_rpc=client.scheduler, loop=client.loop)
+    while True:
+        try:
+            if lock.acquire(timeout=1.0):
+                break
+        except unreachable():
+            time.sleep(0.5)
+        check()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(*unreachable()):
+            lock.release()
 
 
 def unreachable() -> tuple[type[BaseException], ...]:

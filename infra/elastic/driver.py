@@ -5,6 +5,7 @@ This is the acting part: Dask tasks, messages, the server that ranks talk to. Wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import queue
@@ -12,7 +13,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
 from infra.elastic.backends import Figures, choose, kind_of, told
-from infra.elastic.discovery import DaskDiscovery, Discovery, run_aside
+from infra.elastic.discovery import Discovery, all_slots, one_at_a_time, run_aside, unreachable
 from infra.elastic.places import Process, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start
 from infra.elastic.server import Board, serve
@@ -85,7 +86,7 @@ class Driver:
     def run(self) -> None:
         workers = self.discovery.workers([]) or {}
         there = sum(worker.slots for worker in workers.values())
-        most = self._all_slots(workers)
+        most = all_slots(self.discovery, workers)
         if most < self.limits.least:
             raise NotEnoughSlotsError(self.limits.least, most, str(self.client.scheduler.address) if self.client.scheduler else "")
         if there < self.limits.least:
@@ -94,17 +95,12 @@ class Driver:
         hosts = sorted({_host(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
         with serve(address_towards(hosts[0]), self.secret, self.board, self._on_word) as server, self._listening():
             self.server = server
+            with one_at_a_time(self.client, self._check):
+                while self.job.generation == 0 and not self.job.done:
+                    self._step()
             while not self.job.done:
                 self._step()
             self._let_end()
-
-    def _all_slots(self, workers: Mapping[str, policy.Worker]) -> int:
-        """Slots of the cluster, those included that other jobs hold at the moment."""
-        if not isinstance(self.discovery, DaskDiscovery):
-            return sum(worker.slots for worker in workers.values())
-        from infra.cluster import num_slots
-
-        return num_slots(self.client)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -123,6 +119,7 @@ class Driver:
             held = [process.worker for process in list(self.processes.values()) if process.here is not None and not process.ended]
             workers = self.discovery.workers(held)
             if workers is not None:
+                self._answered_at = time.monotonic()
                 self._inbox.put({"workers": workers})
 
     def _on_word(self, name: str, kind: str, word: dict[str, Any]) -> None:
@@ -130,20 +127,24 @@ class Driver:
 
     # One step: everything that has happened, then everything that follows from it
 
-    def _step(self) -> None:
+    def _check(self) -> None:
+        """Whether there is any sense in going on."""
         now = time.monotonic()
         if now > self.deadline:
             raise self.too_late
         if now - self._answered_at > SCHEDULER_S or self.client.status in ("closed", "closing"):
             address = str(self.client.scheduler.address) if self.client.scheduler else ""
             raise ServiceError(f"The Dask scheduler at {address}", "it has gone; the ranks were ended. Run the same command again.")
+
+    def _step(self) -> None:
+        now = time.monotonic()
         try:
             message = self._inbox.get(timeout=0.1)
             while True:
                 self._handle(message)
                 message = self._inbox.get_nowait()
         except queue.Empty:
-            pass
+            self._check()
         if self._error is not None:
             raise self._error
         for name, process in self.processes.items():
@@ -156,7 +157,6 @@ class Driver:
     def _handle(self, message: dict[str, Any]) -> None:
         now = time.monotonic()
         if "workers" in message:
-            self._answered_at = now
             self._saw_workers(message["workers"], now)
             return
         name = message["name"] if "name" in message else message["key"].rsplit("-", 1)[-1]
@@ -295,17 +295,11 @@ class Driver:
             "env": env,
             "neighbours": max(1, min(neighbours, self.limits.most)),
         }
-        future = self.client.submit(
-            run_member,
-            self.topic,
-            order,
-            key=key,
-            workers=[worker],
-            allow_other_workers=False,
-            resources={"slot": 1},
-            pure=False,
-            retries=0,
-        )
+        where: dict[str, Any] = {"workers": [worker], "allow_other_workers": False, "resources": {"slot": 1}}
+        try:
+            future = self.client.submit(run_member, self.topic, order, key=key, pure=False, retries=0, **where)
+        except unreachable():
+            return  # tried again, until the scheduler has been away for too long
         self.processes[name] = Process(key, worker, place, future)
         self.job.started(name, worker, now)
         future.add_done_callback(lambda done: self._inbox.put({"key": done.key, "done": True}))
@@ -370,7 +364,7 @@ class Driver:
             self.board.closed = True  # who asks hears that it is wanted no more
         if self.client.status != "running":
             return  # the workers see to it themselves
-        try:
+        with contextlib.suppress(*unreachable()):
             self.client.cancel([process.future for process in self.processes.values()])
             deadline = time.monotonic() + GONE_TIMEOUT_S
             while time.monotonic() < deadline and any(p.here is not None and not p.ended for p in self.processes.values()):
@@ -383,6 +377,5 @@ class Driver:
                 elif "result" in message and (process := self.processes.get(message["key"].rsplit("-", 1)[-1])) is not None:
                     process.ended = True
             run_aside(self.client, forget_job, self.id)
-        finally:
             self.client.unsubscribe_topic(self.topic)
             self.client.run_on_scheduler(forget_topic, self.topic)

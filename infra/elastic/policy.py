@@ -230,7 +230,10 @@ def decide(job: Job, now: float) -> list[Action]:
         return [*ends]
     staying = [member for member in living if not _goes(job, member)]
     actions: list[Action] = [*ends]
-    actions += [Start(worker) for worker in job.free(now)[: limits.most - len(staying)]]
+    free = job.free(now)
+    if job.generation == 0 and len(free) + len(staying) < limits.least:
+        return [*actions, *_group(job, living, staying, now)]  # half of what it needs would only be kept from others
+    actions += [Start(worker) for worker in free[: limits.most - len(staying)]]
     short = len(staying) + sum(isinstance(action, Start) for action in actions) < limits.least
     if not short:
         job.short_since = None

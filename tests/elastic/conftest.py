@@ -92,7 +92,14 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
         limits = Limits(least, most, **{key: more.pop(key) for key in list(more) if key in Limits.__dataclass_fields__})
         if fault := more.get("fault"):
             (flags / ("always" if more.pop("always", False) else "once")).write_text(fault)
-        document = {"epochs": 2, "samples": 640, "batch": 32, "workspace": str(tmp_path / f"workspace-{next(numbers)}"), "flags": str(flags), **more}
+        document = {
+            "epochs": 2,
+            "samples": 640,
+            "batch": 32,
+            "workspace": str(tmp_path / f"workspace-{next(numbers)}"),
+            "flags": str(flags),
+            **more,
+        }
         ran = Ran()
 
         def hear(event: dict[str, Any]) -> None:

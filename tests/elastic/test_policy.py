@@ -38,6 +38,14 @@ def test_it_starts_a_member_on_every_slot_up_to_the_most() -> None:
     assert decide(job, 0.0) == [Start("w0"), Start("w1"), Start("w2")]
 
 
+def test_it_takes_no_slot_before_there_are_enough_for_a_first_group() -> None:
+    job = job_of(workers=1)
+    assert decide(job, 0.0) == []
+    assert decide(job, 10_000.0) == [], "other jobs may take their time; the deadline is the caller's"
+    job.saw_workers({"w0": Worker(1), "w1": Worker(1)})
+    assert decide(job, 10_001.0) == [Start("w0"), Start("w1")]
+
+
 def test_slots_of_one_worker_are_used_after_those_of_others() -> None:
     job = Job(LIMITS)
     job.saw_workers({"big": Worker(2), "small": Worker(1)})

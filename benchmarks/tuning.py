@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp"}
+ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp", "boosting": "tabular-classification/lightgbm"}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -50,8 +50,12 @@ def prepare(folder: Path, kind: str) -> None:
 def options(given: argparse.Namespace) -> dict[str, Any]:
     from algorithms.catalog import find_algorithm
 
-    own = {"image_size": given.image_size} if given.kind == "pictures" else {"target": "target"}
-    return find_algorithm(ALGORITHMS[given.kind]).config({"epochs": given.epochs, **own}).model_dump(mode="json")
+    own: dict[str, dict[str, Any]] = {
+        "pictures": {"image_size": given.image_size, "epochs": given.epochs},
+        "table": {"target": "target", "epochs": given.epochs},
+        "boosting": {"target": "target"},
+    }
+    return find_algorithm(ALGORITHMS[given.kind]).config(own[given.kind]).model_dump(mode="json")
 
 
 def ranges(given: argparse.Namespace) -> dict[str, Any]:

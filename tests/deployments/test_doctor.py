@@ -141,7 +141,7 @@ def test_more_slots_than_cores_is_a_remark() -> None:
 
 
 def test_a_cluster_that_does_not_answer_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    monkeypatch.setattr("infra.cluster.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("infra.clusters.address.CONNECT_TIMEOUT_S", 1.0)
     settings = Settings(cluster=f"tcp://127.0.0.1:{free_port}")
     check = _checks.guarded("cluster", lambda: _checks.check_cluster(settings))
     assert check.state == "fail"

@@ -115,18 +115,20 @@ class StageContext:
         if num_ranks == 1 and preload and self.settings.cluster == "local":
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))
             return
+        from infra.cluster import asking_for_slots
         from infra.launch import launch
 
         threads = max(1, self.settings.slots // num_ranks) if self.settings.cluster == "local" else None
-        launch(
-            spec.model_dump_json(),
-            client=self.client(),
-            num_ranks=num_ranks,
-            backend=self.backend,
-            threads_per_rank=threads,
-            deadline_s=self.settings.deadline_s,
-            on_event=on_event,
-        )
+        with asking_for_slots(self.client(), num_ranks, self.settings.deadline_s):
+            launch(
+                spec.model_dump_json(),
+                client=self.client(),
+                num_ranks=num_ranks,
+                backend=self.backend,
+                threads_per_rank=threads,
+                deadline_s=self.settings.deadline_s,
+                on_event=on_event,
+            )
 
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:
         """The warm processes that have loaded these modules; they end with the context."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -100,6 +99,7 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
             custom_cluster_spec=spec, namespace=own.namespace or None, resource_timeout=int(own.start_timeout_s), quiet=True
         )
     except (OSError, RuntimeError, ValueError, TimeoutError, httpx.HTTPError, kr8s.ConnectionClosedError, SchedulerStartupError) as error:
+        _forget(spec["metadata"]["name"])
         hint = "Check the current context (kubectl config current-context), and that Dask's operator is installed there."
         raise ServiceError("The Dask cluster on Kubernetes", f"{str(error) or type(error).__name__} {hint}") from error
     stack.callback(_close, cluster)
@@ -108,6 +108,18 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
 
 
 def _close(cluster: KubeCluster) -> None:
-    with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+    import httpx
+    import kr8s
+
+    with contextlib.suppress(OSError, RuntimeError, TimeoutError, httpx.HTTPError, kr8s.APITimeoutError, kr8s.ConnectionClosedError):
         cluster.close(timeout=60)
-    logging.getLogger("kr8s").setLevel(logging.ERROR)
+
+
+def _forget(name: str) -> None:
+    """Close what a constructor that failed has left: at the end of the process the library would try again, with a traceback."""
+    from dask_kubernetes.operator import KubeCluster
+    from distributed.core import Status
+
+    for cluster in [one for one in KubeCluster._instances if one.name == name]:
+        _close(cluster)
+        cluster.status = Status.closed

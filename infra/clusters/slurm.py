@@ -9,8 +9,10 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
+import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 from infra.cluster import python_path
 from infra.clusters import Opened
 from infra.clusters.tls import FILES, make_pems, read_pems, security_of
-from infra.errors import MissingExtraError, ServiceError
+from infra.errors import MissingExtraError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
 
-NEVER_WITHOUT_SCHEDULER_S = 120
+WITHOUT_SCHEDULER_S = 120  # a worker that finds no scheduler for so long ends
+RETRY_S = 30.0  # after a refused submission
 
 
 def own_address() -> str:
@@ -50,7 +53,7 @@ def job_options(settings: Settings) -> dict[str, Any]:
         "walltime": slurm.walltime,
         "nanny": False,
         "python": sys.executable,
-        "death_timeout": NEVER_WITHOUT_SCHEDULER_S,
+        "death_timeout": WITHOUT_SCHEDULER_S,
         "job_name": "atelier",
         "log_directory": str(folder_of(settings) / "logs"),
         "job_script_prologue": prologue,
@@ -88,22 +91,55 @@ class _Jobs:
 
     def __init__(self, cluster: SLURMCluster, log_dir: Path) -> None:
         self._cluster, self._log_dir = cluster, log_dir
+        self._refusal = ""
+        self._refused_at = -RETRY_S
 
     def grow(self, num_workers: int) -> None:
-        if num_workers > len(self._cluster.worker_spec):
-            self._cluster.scale(num_workers)
+        if num_workers <= len(self._cluster.worker_spec) or time.monotonic() < self._refused_at + RETRY_S:
+            return
+        try:
+            self._cluster.sync(self._submit, num_workers)
+            self._refusal = ""
+        except FileNotFoundError as error:
+            self._refusal = f"{error.filename} is not on the PATH of this machine."
+        except RuntimeError as error:
+            self._refusal = str(error).strip()
+        if self._refusal:
+            self._refused_at = time.monotonic()
+
+    async def _submit(self, num_workers: int) -> None:
+        """As ``SpecCluster.scale``, which does not tell what went wrong and takes refused jobs for running ones."""
+        cluster = self._cluster
+        new: list[Any] = []
+        while len(cluster.worker_spec) < num_workers:
+            spec = cluster.new_worker_spec()
+            cluster.worker_spec.update(spec)
+            new += spec
+        try:
+            await cluster._correct_state()
+        except BaseException:
+            for name in new:
+                job = cluster.workers.get(name)
+                if job is None or not job.job_id:
+                    cluster.worker_spec.pop(name, None)
+                    cluster.workers.pop(name, None)
+            for job in [job for job in cluster._created if not job.job_id]:
+                cluster._created.discard(job)
+            raise
 
     def shrink(self, names: list[str]) -> None:
         self._cluster.sync(self._cluster.scale_down, names)
 
     @property
     def failed(self) -> bool:
-        return False  # only time tells
+        return bool(self._refusal)
 
     def settle(self) -> None:
-        """Jobs and pods that end are started again by nobody or the operator."""
+        """A job that ends is not started again; with min_slots, one is submitted in its place when it is wanted."""
 
     def last_words(self) -> str:
+        if self._refusal:
+            return self._refusal
         logs = sorted(self._log_dir.glob("*.err"), key=lambda path: path.stat().st_mtime)
         words = logs[-1].read_text(errors="replace").strip().splitlines()[-15:] if logs else []
         return "\n".join(words or ["its jobs wait in the queue: `squeue --me` says why"]) + f"\nLogs: {self._log_dir}"
@@ -127,14 +163,9 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
     cluster = SLURMCluster(protocol="tls://", security=security, scheduler_options=scheduler, silence_logs=logging.CRITICAL, **options)
     stack.callback(_close, cluster)
     client = stack.enter_context(Client(cluster, security=security, set_as_default=False))
-    try:
-        cluster.scale(settings.min_slots or settings.slots)
-        cluster.sync(cluster._correct_state)  # submits the jobs; what goes wrong is raised here only
-    except FileNotFoundError as error:
-        raise ServiceError("The Slurm cluster", f"{error.filename} is not on the PATH of this machine.") from error
-    except RuntimeError as error:
-        raise ServiceError("The Slurm cluster", str(error)) from error
-    return Opened(client, _Jobs(cluster, Path(options["log_directory"])), wait_s=settings.slurm.start_timeout_s)
+    jobs = _Jobs(cluster, Path(options["log_directory"]))
+    jobs.grow(settings.min_slots or settings.slots)
+    return Opened(client, jobs, wait_s=settings.slurm.start_timeout_s)
 
 
 def _close(cluster: SLURMCluster) -> None:
@@ -143,6 +174,4 @@ def _close(cluster: SLURMCluster) -> None:
 
 
 def _remove(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)

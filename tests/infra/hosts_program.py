@@ -1,4 +1,5 @@
-"""A driving process on a host of its own: trains through the real stage on the cluster that the settings name. ``python hosts_program.py PICTURES BACKEND``."""
+"""A driving process on a host of its own: trains through the real stage on the cluster that the settings name, once with each back end:
+``python hosts_program.py PICTURES BACKEND...``."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ def tell(event: dict[str, Any]) -> None:
 def main() -> None:
     with StageContext.open(report=tell, workers=2) as context:
         data = import_source(context.store, sys.argv[1], "data")
-        options = {**OPTIONS, **json.loads(sys.argv[2])} if len(sys.argv) > 2 else OPTIONS
-        config = find_algorithm(ALGORITHM).config(options).model_dump(mode="json")
+        config = find_algorithm(ALGORITHM).config(OPTIONS).model_dump(mode="json")
         tell({"kind": "workers", "addresses": sorted(known_workers(context.client()) or {})})
-        trained = train(ALGORITHM, config, data, name="model", context=context)
-        history = json.loads(read_file(context.store, trained.artifact, "history.json"))
-    tell({"kind": "done", "world_size": trained.world_size, "history": history})
+        context.fresh = True
+        for context.backend in sys.argv[2:]:
+            trained = train(ALGORITHM, config, data, name="model", context=context)
+            history = json.loads(read_file(context.store, trained.artifact, "history.json"))
+            tell({"kind": "done", "backend": context.backend, "world_size": trained.world_size, "history": history})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from infra.errors import ServiceError
 from infra.settings import Settings
 
 ALWAYS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "ForwardAgent=no", "ForwardX11=no")
+WORKER = ("-m", "infra._ssh_worker")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def parse_hosts(cluster: str) -> list[Host]:
     return hosts
 
 
-def ssh_command(host: Host, settings: SshSettings) -> list[str]:
-    """What starts a worker on the host, with the order on its standard input."""
+def ssh_command(host: Host, settings: SshSettings, *words: str) -> list[str]:
+    """What starts a worker on the host, with the order on its standard input; with ``words``, Python there with these arguments."""
     root = settings.folder or str(Path(__file__).resolve().parents[2])
-    remote = shlex.join(["env", f"PYTHONPATH={root}", settings.python or sys.executable, "-P", "-m", "infra._ssh_worker"])
+    remote = shlex.join(["env", f"PYTHONPATH={root}", settings.python or sys.executable, "-P", *(words or WORKER)])
     options = [word for option in ALWAYS for word in ("-o", option)]
     port = ["-p", str(host.port)] if host.port else []
     target = f"{host.user}@{host.name}" if host.user else host.name

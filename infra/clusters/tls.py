@@ -71,6 +71,14 @@ def read_pems(folder: Path) -> Pems:
     return pems
 
 
+def days_left(pems: Pems) -> int:
+    """For how many days the certificate is still valid."""
+    from cryptography import x509
+
+    end = x509.load_pem_x509_certificate(pems["cert"].encode()).not_valid_after_utc
+    return (end - datetime.datetime.now(tz=datetime.UTC)).days
+
+
 def make_certificates(folder: Path, *, days: int = 365) -> list[Path]:
     """Write a CA and a certificate signed by it; where a CA lies already, only a new certificate. Returns what was written.
 

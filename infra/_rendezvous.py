@@ -150,6 +150,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = REQUEST_TIMEOUT_S
+    wbufsize = -1  # an answer in one packet: the second of two would wait for the first one's acknowledgement
 
     def log_message(self, format: str, *args: object) -> None:
         """Thousands of requests a start are nobody's interest."""

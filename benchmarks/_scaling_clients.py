@@ -70,7 +70,11 @@ def main() -> None:
     sizes: dict[str, int] = {}
     for slot in slots:
         for suffix in ("", "_process_set_hash_1a2b"):
-            sizes |= {f"global{suffix}": slot.size, f"local_{slot.host_name}{suffix}": slot.local_size, f"cross_{slot.local_rank}{suffix}": slot.cross_size}
+            sizes |= {
+                f"global{suffix}": slot.size,
+                f"local_{slot.host_name}{suffix}": slot.local_size,
+                f"cross_{slot.local_rank}{suffix}": slot.cross_size,
+            }
     barriers = {scope: threading.Barrier(size) for scope, size in sizes.items()}
     threading.stack_size(1 << 18)
     ranks = [Rank(slot, (address, int(port)), protocol, barriers) for slot in slots]

@@ -128,7 +128,9 @@ def model(num_steps: int, picture: Path | None) -> None:
     alone, two = steps[1], steps[2]
     parts = alone["seconds"]
     step = Step(parts["forward"], parts["backward"], parts["optimizer"], alone["deviation"], alone["gradient_bytes"])
-    print("\nstep of ResNet-18, 96 x 96, batch 32 a rank, fp32, one thread, ms: " + ", ".join(f"{n} {t * 1e3:.0f}" for n, t in parts.items()))
+    print(
+        "\nstep of ResNet-18, 96 x 96, batch 32 a rank, fp32, one thread, ms: " + ", ".join(f"{n} {t * 1e3:.0f}" for n, t in parts.items())
+    )
     print(f"standard deviation {step.deviation * 1e3:.1f} ms; gradients {step.gradient_bytes / 1e6:.1f} MB")
     told = step.seconds(2, links[2], overlap=False)
     print(f"2 ranks, without overlap: measured {two['seconds']['step'] * 1e3:.0f} ms, model {told * 1e3:.0f} ms")
@@ -170,10 +172,14 @@ def draw(step: Step, links: list[Link], picture: Path) -> None:
     ]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         (x1, y), (x2, _) = at(1, tick).split(","), at(RANKS[-1], tick).split(",")
-        lines.append(f'<line x1="{x1}" x2="{x2}" y1="{y}" y2="{y}" stroke="#ddd"/><text x="{left - 8}" y="{y}" dy="4" text-anchor="end">{tick:.2f}</text>')
+        lines.append(
+            f'<line x1="{x1}" x2="{x2}" y1="{y}" y2="{y}" stroke="#ddd"/><text x="{left - 8}" y="{y}" dy="4" text-anchor="end">{tick:.2f}</text>'
+        )
     for ranks in RANKS:
         lines.append(f'<text x="{at(ranks, 0).split(",")[0]}" y="{height - bottom + 18}" text-anchor="middle">{ranks}</text>')
-    lines.append(f'<text x="{(width - right + left) / 2}" y="{height - 10}" text-anchor="middle">ranks; lines with overlap, dashes without</text>')
+    lines.append(
+        f'<text x="{(width - right + left) / 2}" y="{height - 10}" text-anchor="middle">ranks; lines with overlap, dashes without</text>'
+    )
     alone = step.seconds(1, links[0], overlap=True)
     for number, (link, colour) in enumerate(zip(links, colours, strict=True)):
         for overlap in (True, False):
@@ -181,13 +187,16 @@ def draw(step: Step, links: list[Link], picture: Path) -> None:
             dash = "" if overlap else ' stroke-dasharray="5 4"'
             lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         y = top + 20 + 20 * number
-        lines.append(f'<rect x="{width - right + 20}" y="{y - 9}" width="14" height="10" fill="{colour}"/><text x="{width - right + 40}" y="{y}">{link.name}</text>')
+        lines.append(f'<rect x="{width - right + 20}" y="{y - 9}" width="14" height="10" fill="{colour}"/>')
+        lines.append(f'<text x="{width - right + 40}" y="{y}">{link.name}</text>')
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text("\n".join([*lines, "</svg>"]) + "\n")
 
 
 def rendezvous(ranks: int) -> None:
-    print("\nrendezvous: all scopes of a start (global, local, cross; each once more for the process set of all), simulated ranks in another process:")
+    print(
+        "\nrendezvous: all scopes of a start (global, local, cross; each once more for the process set of all), simulated ranks in another process:"
+    )
     print("| ranks | hosts | protocol | requests | seconds |\n| --- | --- | --- | --- | --- |")
     for number, protocol in ((32, "stock"), (64, "stock"), (32, "ours"), (64, "ours"), (ranks, "ours")):
         hosts = [f"127.0.{1 + index // SLOTS_OF_A_HOST // 250}.{1 + index // SLOTS_OF_A_HOST % 250}" for index in range(number)]
@@ -235,7 +244,9 @@ def discovery(ranks: int) -> None:
         futures = [client.submit(_answer, index, pure=False, resources={"slot": 1}) for index in range(ranks)]
         assert client.gather(futures) == list(range(ranks))
         answered = time.perf_counter() - begin
-    print(f"\ndiscovery: {found} slots counted in {counted:.2f} s; {ranks} tasks that hold a slot submitted and answered in {answered:.2f} s")
+    print(
+        f"\ndiscovery: {found} slots counted in {counted:.2f} s; {ranks} tasks that hold a slot submitted and answered in {answered:.2f} s"
+    )
 
 
 def main() -> None:

@@ -84,8 +84,12 @@ def _kubernetes(settings: Settings) -> Check:
     config = [Path(path) for path in os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)]
     inside = Path("/var/run/secrets/kubernetes.io/serviceaccount").exists()
     if not inside and not any(path.expanduser().exists() for path in config):
-        return Check(NAME, "fail", "there is no configuration of Kubernetes here", "Set KUBECONFIG, or log in to the cluster with its own tool.")
-    return Check(NAME, "ok", f"Kubernetes, image {settings.kubernetes.image}, up to {settings.slots} slots (not asked whether its operator runs)")
+        return Check(
+            NAME, "fail", "there is no configuration of Kubernetes here", "Set KUBECONFIG, or log in to the cluster with its own tool."
+        )
+    return Check(
+        NAME, "ok", f"Kubernetes, image {settings.kubernetes.image}, up to {settings.slots} slots (not asked whether its operator runs)"
+    )
 
 
 def _slurm(settings: Settings) -> Check:

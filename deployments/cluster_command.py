@@ -24,7 +24,9 @@ def show(as_json: bool) -> None:
     kind = kind_of(settings.cluster)
     text = describe(settings)
     if as_json:
-        click.echo(json.dumps({"kind": kind.name, "cluster": settings.cluster, "slots": [settings.min_slots, settings.slots], "text": text}))
+        click.echo(
+            json.dumps({"kind": kind.name, "cluster": settings.cluster, "slots": [settings.min_slots, settings.slots], "text": text})
+        )
         return
     click.echo(f"{settings.cluster}: {kind.meaning}", err=True)
     click.echo(text)

@@ -50,7 +50,9 @@ class SlurmSettings(Section):
     cores: Annotated[int, Field(ge=1)] = Field(default=1, description="Cores of a job.")
     memory: str = Field(default="4GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="Memory of a job.")
     gpus: Annotated[int, Field(ge=0)] = Field(default=0, description="GPUs of a job.")
-    walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", description="Longest life of a job, [days-]hh:mm:ss.")
+    walltime: str = Field(
+        default="04:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", description="Longest life of a job, [days-]hh:mm:ss."
+    )
     directives: tuple[str, ...] = Field(default=(), description="More options for #SBATCH lines.")
     prologue: tuple[str, ...] = Field(default=(), description="Lines of shell before the worker, such as: module load cuda.")
     folder: str = Field(default="", description="Shared folder for logs and certificates; empty: in the state folder.")

@@ -24,7 +24,9 @@ def _num_cores() -> int:
 class Settings(BaseSettings):
     """Where everything lives and how much of the machine it may use."""
 
-    model_config = SettingsConfigDict(env_prefix="ATELIER_", toml_file="atelier.toml", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ATELIER_", toml_file="atelier.toml", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     workspace: str = Field(default=".atelier", min_length=1, description="Folder or s3://bucket/prefix where everything lives.")
     cache_dir: Path = Field(default=Path("~/.cache/atelier"), description="Local disk cache of remote files and decoded samples.")
@@ -38,7 +40,9 @@ class Settings(BaseSettings):
     min_slots: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="The cluster that we start grows and shrinks between this and slots; 0: it has all of them, always."
     )
-    idle_s: Annotated[float, Field(ge=0)] = Field(default=60.0, description="How long a slot is idle before a growing cluster ends it, seconds.")
+    idle_s: Annotated[float, Field(ge=0)] = Field(
+        default=60.0, description="How long a slot is idle before a growing cluster ends it, seconds."
+    )
     tls: Path | None = Field(default=None, description="Folder with ca.pem, cert.pem and key.pem for all that Dask sends and receives.")
     ssh: SshSettings = Field(default_factory=SshSettings, description="Section [ssh]: how workers are started on hosts.")
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Section [kubernetes]: the pods.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-_PROGRAM = '''#!{python} -I
+_PROGRAM = """#!{python} -I
 import os, re, signal, subprocess, sys
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def squeue():
 
 
 {{"sbatch": sbatch, "scancel": scancel, "squeue": squeue}}[Path(sys.argv[0]).name](*sys.argv[1:2])
-'''
+"""
 
 
 @pytest.fixture

@@ -54,7 +54,9 @@ def read_pems(folder: Path) -> Pems:
         ca, cert = (x509.load_pem_x509_certificate(pems[part].encode()) for part in ("ca", "cert"))
         key = load_pem_private_key(pems["key"].encode(), None)
     except (ValueError, TypeError) as error:
-        raise InvalidSettingError([f"tls: {folder} holds what is no certificate or key in PEM, or a key with a password ({error})"]) from None
+        raise InvalidSettingError(
+            [f"tls: {folder} holds what is no certificate or key in PEM, or a key with a password ({error})"]
+        ) from None
     faults = []
     try:
         cert.verify_directly_issued_by(ca)
@@ -65,7 +67,9 @@ def read_pems(folder: Path) -> Pems:
     now = datetime.datetime.now(tz=datetime.UTC)
     for name, one in ((FILES["ca"], ca), (FILES["cert"], cert)):
         if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
-            faults.append(f"tls: {folder / name} is valid from {one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d} only")
+            faults.append(
+                f"tls: {folder / name} is valid from {one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d} only"
+            )
     if faults:
         raise InvalidSettingError(faults)
     return pems

@@ -169,7 +169,9 @@ def test_a_cluster_whose_programs_are_missing_is_a_failed_check(cluster: str, mo
 
 def test_hosts_that_answer_and_hosts_that_do_not_are_told_apart(tmp_path: Path) -> None:
     program = tmp_path / "ssh"
-    program.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\n[ "$2" = good ] && exec sh -c "$3"\necho "no route to $2" >&2; exit 255\n')
+    program.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\n[ "$2" = good ] && exec sh -c "$3"\necho "no route to $2" >&2; exit 255\n'
+    )
     program.chmod(0o755)
     own = SshSettings(program=(str(program),))
     good = check_cluster(Settings(workspace=str(tmp_path), cluster="ssh://good", ssh=own))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import http.client
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest

@@ -29,7 +29,9 @@ def test_a_setting_means_a_kind(cluster: str, name: str) -> None:
     assert kind_of(cluster).name == name
 
 
-@pytest.mark.parametrize("cluster", ["", "Local", "k8s", "tcp://", "ssh://", "ssh://a b", "ssh://a,,b", "ssh://-oProxyCommand=x", "http://a:1"])
+@pytest.mark.parametrize(
+    "cluster", ["", "Local", "k8s", "tcp://", "ssh://", "ssh://a b", "ssh://a,,b", "ssh://-oProxyCommand=x", "http://a:1"]
+)
 def test_what_is_no_kind_is_told_with_all_that_are(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CLUSTER", cluster)
     with pytest.raises(InvalidSettingError) as caught:
@@ -59,7 +61,9 @@ def test_sections_come_from_the_file_and_from_variables(tmp_path: Path, monkeypa
 
 
 def test_wrong_sections_are_told_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "atelier.toml").write_text('slots = 2\nmin_slots = 1\n[slurm]\nqueue = "--exclude"\nque = "gpu"\n[kubernetes]\nmemory = "much"\n')
+    (tmp_path / "atelier.toml").write_text(
+        'slots = 2\nmin_slots = 1\n[slurm]\nqueue = "--exclude"\nque = "gpu"\n[kubernetes]\nmemory = "much"\n'
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidSettingError) as caught:
         load_settings()

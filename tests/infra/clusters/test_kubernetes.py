@@ -25,11 +25,7 @@ def settings(tmp_path: Path, **own: Any) -> Settings:
 def as_kubernetes_reads_it(value: dict[str, Any], model: str) -> Any:
     """The value as an object of Kubernetes' client, which refuses wrong types and missing fields; unknown fields would be lost on the way back."""
     client = kubernetes.client.ApiClient()
-
-    class Answer:
-        data = json.dumps(value)
-
-    read = client.deserialize(Answer(), model) if client.deserialize.__code__.co_argcount == 3 else client.deserialize(json.dumps(value), model, "application/json")
+    read = client.deserialize(json.dumps(value), model, "application/json")
     back = client.sanitize_for_serialization(read)
     assert json.loads(json.dumps(back)) == without_nothing(value)
     return read
@@ -70,7 +66,8 @@ def test_certificates_are_refused_since_the_operator_speaks_no_tls(tmp_path: Pat
 def test_a_kubernetes_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{free_port}"}}
     context = {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "n"}}
-    config = {"apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {"token": "t"}}]}
+    users = [{"name": "u", "user": {"token": "t"}}]
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [cluster], "contexts": [context], "users": users}
     (tmp_path / "config").write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     with pytest.raises(ServiceError, match="kubectl config current-context"), open_cluster(settings(tmp_path / "w")):

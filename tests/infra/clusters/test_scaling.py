@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import asking_for_slots, most_slots, num_slots, open_cluster
-from infra.clusters.scaling import Demand, decide
 from infra.clusters._processes import restart_pause_s
+from infra.clusters.scaling import Demand, decide
 from infra.settings import Settings
 
 LIMITS = {"minimum": 1, "maximum": 4, "idle_s": 60.0}

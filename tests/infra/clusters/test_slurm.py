@@ -27,7 +27,14 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 def test_the_job_script_says_what_the_settings_say(tmp_path: Path) -> None:
     own = SlurmSettings(
-        queue="gpu", account="team", cores=8, gpus=1, memory="32GB", walltime="1-00:00:00", prologue=("module load cuda",), directives=("--exclusive",)
+        queue="gpu",
+        account="team",
+        cores=8,
+        gpus=1,
+        memory="32GB",
+        walltime="1-00:00:00",
+        prologue=("module load cuda",),
+        directives=("--exclusive",),
     )
     script = job_script(Settings(workspace=str(tmp_path), cluster="slurm", slurm=own))
     lines = script.splitlines()

@@ -64,7 +64,7 @@ def test_a_host_that_cannot_be_reached_is_told_in_sshs_words(tmp_path: Path, fre
 
 def test_a_name_that_nobody_knows_is_told(tmp_path: Path) -> None:
     settings = Settings(workspace=str(tmp_path / "w"), cluster="ssh://no-such-host.invalid")
-    with pytest.raises(ServiceError, match="no-such-host.invalid"), open_cluster(settings):
+    with pytest.raises(ServiceError, match=r"no-such-host\.invalid"), open_cluster(settings):
         raise AssertionError("it must not start")
 
 
@@ -78,7 +78,9 @@ class Sshd:
 
 def _sshd_program() -> Path | None:
     """Of the system, or as the set-up for tests has unpacked it without installing it."""
-    found = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or ROOT / ".venv" / "sshd" / "usr" / "sbin" / "sshd"
+    found = (
+        shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or ROOT / ".venv" / "sshd" / "usr" / "sbin" / "sshd"
+    )
     return Path(found) if Path(found).exists() else None
 
 
@@ -102,7 +104,13 @@ def _serving(program: Path, folder: Path, port: int) -> Iterator[Sshd]:
         # As root it wants an unprivileged user and an empty folder of its own: both exist for this process alone.
         passwd = folder / "passwd"
         passwd.write_text(Path("/etc/passwd").read_text() + "sshd:x:65532:65534::/run/sshd:/usr/sbin/nologin\n")
-        command = ["unshare", "--mount", "sh", "-c", f"mount --bind {passwd} /etc/passwd && mount -t tmpfs none /run && mkdir -p /run/sshd && {words}"]
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f"mount --bind {passwd} /etc/passwd && mount -t tmpfs none /run && mkdir -p /run/sshd && {words}",
+        ]
     libraries = os.pathsep.join(map(str, (ROOT / ".venv" / "sshd" / "usr" / "lib").glob("*-linux-gnu")))  # beside the unpacked one
     with (folder / "log").open("wb") as log:
         env = {**os.environ, "LD_LIBRARY_PATH": libraries}

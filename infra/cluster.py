@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from infra.clusters import Opened, kind_of
-from infra.errors import ServiceError, StoreAccessError
+from infra.errors import NotEnoughSlotsError, ServiceError, StoreAccessError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,14 +84,20 @@ def _scaling(opened: Opened, minimum: int, maximum: int, idle_s: float) -> Itera
 
 @contextmanager
 def asking_for_slots(client: Client, wanted: int, deadline_s: float) -> Iterator[None]:
-    """Let a cluster that can grow have that many slots while this lasts; the body begins when they are there, or cannot or do not come in time."""
+    """Let a cluster that can grow have that many slots while this lasts; the body begins when they are there, or did not come in time.
+
+    Raises:
+        NotEnoughSlotsError: it cannot grow to that size.
+    """
     scaling = _SCALINGS.get(client)
     if scaling is None:
         yield
         return
+    if wanted > most_slots(client):
+        raise NotEnoughSlotsError(wanted, most_slots(client), f"between {scaling.minimum} and {scaling.maximum} slots")
     with scaling.asking_for(wanted):
         deadline = time.monotonic() + deadline_s
-        while num_slots(client) < wanted <= scaling.maximum and time.monotonic() < deadline:
+        while num_slots(client) < wanted and time.monotonic() < deadline:
             time.sleep(0.05)
         yield
 

@@ -65,7 +65,7 @@ class Pool(Protocol):
         """Start what is missing to that many; returns before they are there."""
 
     def shrink(self, names: list[str]) -> None:
-        """End the workers of these names, which are idle; nothing starts in their place."""
+        """End the workers of these names, which are idle, or as many others that are; what they keep is moved first, nothing starts in their place."""
 
     @property
     def failed(self) -> bool:

@@ -67,6 +67,8 @@ class WorkerProcesses:
         self._num_short_lives = [0] * len(places)
         self._start_at = [0.0] * len(places)
         self._settled = False
+        self._last_failed = ""
+        self._retire: Callable[[list[str]], object] = lambda names: None
         self._closing = threading.Event()
         self._lock = threading.RLock()
         self._watcher: threading.Thread | None = None
@@ -78,9 +80,15 @@ class WorkerProcesses:
                 self._wanted.add(index)
                 self._start_one(index)
 
-    def join_cluster(self, order: dict[str, Any]) -> None:
-        """Tell the waiting processes where the scheduler is (see ``infra._dask_worker``), and watch them from now on."""
+    def join_cluster(self, order: dict[str, Any], retire: Callable[[list[str]], object]) -> None:
+        """Tell the waiting processes where the scheduler is (see ``infra._dask_worker``), and watch them from now on.
+
+        Args:
+            order: for all of them; each gets its name besides.
+            retire: lets the scheduler take leave of workers, given their names, before they are ended.
+        """
         with self._lock:
+            self._retire = retire
             self._order = order
             for index in self._workers:
                 self._tell(index)
@@ -100,6 +108,7 @@ class WorkerProcesses:
                     self._start_one(index)
 
     def shrink(self, names: list[str]) -> None:
+        self._retire(names)
         with self._lock:
             self._wanted -= {index for index in self._workers if self._name(index) in names}
 
@@ -148,11 +157,14 @@ class WorkerProcesses:
         worker.close()
         del self._workers[index]
         short = index in self._wanted and now - worker.started < LONG_LIFE_S
+        if short:
+            self._last_failed = self._places[index].name
         self._num_short_lives[index] = self._num_short_lives[index] + 1 if short else 0
         self._start_at[index] = now + (restart_pause_s(self._num_short_lives[index]) if short else 0.0)
 
     def last_words(self) -> str:
-        logs = [path.read_text(errors="replace").strip().splitlines()[-15:] for path in sorted(self._log_dir.glob("*.log"))]
+        paths = sorted(self._log_dir.glob("*.log"), key=lambda path: (path.stem != self._last_failed, path.name))
+        logs = [path.read_text(errors="replace").strip().splitlines()[-15:] for path in paths]
         return "\n".join(next((lines for lines in logs if lines), ["the workers did not answer in time"])) + f"\nLogs: {self._log_dir}"
 
     def close(self) -> None:

@@ -29,5 +29,5 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
     workers.start(settings.min_slots or settings.slots)  # before the imports below, which take as long as theirs
     client, order = start_scheduler("127.0.0.1", pems, stack)
     stack.callback(workers.close)  # first of all: closing the scheduler would wait for running tasks
-    workers.join_cluster({**order, "host": "127.0.0.1"})
+    workers.join_cluster({**order, "host": "127.0.0.1"}, lambda names: client.retire_workers(names=names))
     return Opened(client, workers)

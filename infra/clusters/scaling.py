@@ -6,6 +6,7 @@ takes, so here what counts is how many tasks hold or want one.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 ROUND_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,10 @@ class Scaling:
                 demand = self._client.run_on_scheduler(slot_demand)
             except (OSError, RuntimeError):  # the scheduler has gone; whoever waits for work is told by Dask
                 continue
-            self._act(demand, time.monotonic())
+            try:
+                self._act(demand, time.monotonic())
+            except Exception as error:  # noqa: BLE001 - whatever a queue or an operator has; the next round tries again
+                _log.warning("The cluster could not be resized: %s", error)
 
     def _act(self, demand: Demand, now: float) -> None:
         floor = max(self._floors, default=0)
@@ -104,7 +110,6 @@ class Scaling:
             demand, floor=floor, minimum=self.minimum, maximum=self.maximum, calm_s=now - self._calm_since, idle_s=self._idle_s
         )
         if spare:
-            self._client.retire_workers(names=spare)
             self._pool.shrink(spare)
         elif size > len(demand.present):
             self._pool.grow(size)

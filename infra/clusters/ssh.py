@@ -89,5 +89,6 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
     client, order = start_scheduler(own, pems, stack)
     stack.callback(workers.close)
     # The environment goes with the order: on a command line every user of the host could read it.
-    workers.join_cluster({**order, "host": "", "environment": {**settings.ssh.environment, "PYTHONUNBUFFERED": "1"}})
+    environment = {**settings.ssh.environment, "PYTHONUNBUFFERED": "1"}
+    workers.join_cluster({**order, "host": "", "environment": environment}, lambda names: client.retire_workers(names=names))
     return Opened(client, workers, most=len(places), wait_s=settings.ssh.start_timeout_s)

@@ -12,6 +12,7 @@ import pytest
 from infra.cluster import asking_for_slots, most_slots, num_slots, open_cluster
 from infra.clusters._processes import restart_pause_s
 from infra.clusters.scaling import Demand, decide
+from infra.errors import NotEnoughSlotsError
 from infra.settings import Settings
 
 LIMITS = {"minimum": 1, "maximum": 4, "idle_s": 60.0}
@@ -66,5 +67,5 @@ def test_a_local_cluster_grows_for_a_job_and_shrinks_afterwards(tmp_path: Path) 
         del busy, more
         wait_for(lambda: num_slots(client) == 1)
         assert client.submit(threading.active_count, resources={"slot": 1}).result(timeout=60) > 0
-        with asking_for_slots(client, 99, deadline_s=90):  # more than there can be: whoever needs them says so
-            wait_for(lambda: num_slots(client) == 3)
+        with pytest.raises(NotEnoughSlotsError, match="has 3 slots"), asking_for_slots(client, 4, deadline_s=90):
+            raise AssertionError("it cannot grow to that size")

@@ -39,7 +39,12 @@ def reduce(collectives: Collectives, sizes: list[int]) -> None:
         for size in sizes:
             found = seconds(lambda tensor=tensors[size]: collectives.all_reduce(tensor), max(3, min(30, (16 << 20) // size)))  # type: ignore[misc]
             times[size] += found if number else []
-    report(what="reduce", size=collectives.size, seconds={size: statistics.median(found) for size, found in times.items()})
+    report(
+        what="reduce",
+        backend=os.environ["ATELIER_COLLECTIVES"],
+        size=collectives.size,
+        seconds={size: statistics.median(found) for size, found in times.items()},
+    )
 
 
 def step(collectives: Collectives, num_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A Dask scheduler and many workers in one process, for ``scaling.py``; ends with its standard input."""
+"""Many Dask workers in one process, for ``scaling.py``: ``python _scaling_workers.py ADDRESS NUMBER``; ends with its standard input."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import sys
 from contextlib import AsyncExitStack
 
 
-async def serve(number: int) -> None:
-    from distributed import Scheduler, Worker
+async def serve(address: str, number: int) -> None:
+    from distributed import Worker
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    options = {"nthreads": 1, "resources": {"slot": 1}, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
+    options = {
+        "nthreads": 1,
+        "resources": {"slot": 1},
+        "memory_limit": 0,
+        "dashboard": False,
+        "host": "127.0.0.1",
+        "heartbeat_interval": "60s",
+    }
     async with AsyncExitStack() as stack:
-        scheduler = await stack.enter_async_context(Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"))
-        for _ in range(0, number, 32):
-            workers = [Worker(scheduler.address, **options) for _ in range(32)]
+        for _ in range(0, number, 16):
+            workers = [Worker(address, **options) for _ in range(16)]
             await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
-        print(scheduler.address, flush=True)
+        print(number, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))

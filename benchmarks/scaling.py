@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py [--steps 12] [--ranks 512] [--picture docs/images/scaling.svg] [--part model,rendezvous,discovery]
 
-model        times of all-reduce over Horovod's gloo (1, 2 and 4 ranks) and of a step (1 and 2 ranks, one thread each) on this machine; fits
-             T(n, p) = 2 (p-1) alpha + 2 (p-1)/p n / beta, and puts a step together from it for links of 10 and 100 Gbit/s (docs/scaling.md)
+model        times of all-reduce by gloo and by Horovod over gloo (2 and 4 ranks) and of a step (1 and 2 ranks, one thread each) on this machine; fits
+             T(n, p) = 2 (p-1) alpha + 2 (p-1)/p n / beta, and puts a step together from it for links of 1 and 10 Gbit/s (docs/scaling.md)
 rendezvous   512 simulated ranks on 64 simulated hosts speak the protocol of our Horovod over HTTP to the real server, from another process;
              beside it the protocol of stock Horovod with fewer ranks, since its requests grow with the square
 discovery    512 real Dask workers (in one process): how long the driver needs to count the slots, and until 512 tasks that hold one have answered
@@ -17,12 +17,13 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,11 +40,12 @@ RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 @dataclass(frozen=True)
 class Link:
-    """A network between ranks: ``alpha`` seconds for a message, ``beta`` bytes a second."""
+    """A network between ranks: ``alpha`` seconds for a message, ``beta`` bytes a second, ``cycle`` seconds that Horovod adds to an operation."""
 
     name: str
     alpha: float
     beta: float
+    cycle: float = 0.0
 
     def all_reduce(self, num_bytes: float, ranks: int) -> float:
         """Seconds of a ring all-reduce."""
@@ -67,7 +69,7 @@ class Step:
         last bucket run beside the backward pass. The slowest of p ranks is sqrt(2 ln p) standard deviations late (normal, independent).
         """
         buckets = math.ceil(self.gradient_bytes / BUCKET_BYTES)
-        one = link.all_reduce(self.gradient_bytes / buckets, ranks) + link.all_reduce(64, ranks)
+        one = link.all_reduce(self.gradient_bytes / buckets, ranks) + link.all_reduce(64, ranks) + (link.cycle if ranks > 1 else 0.0)
         late = self.deviation * math.sqrt(2 * math.log(ranks))
         if not overlap:
             return self.forward + self.backward + buckets * one + self.optimizer + late
@@ -83,8 +85,8 @@ def fit(times: dict[int, float], ranks: int) -> tuple[float, float]:
     return (a * bb - b * ab) / determinant, determinant / (b * aa - a * ab)
 
 
-def measure(num_steps: int) -> tuple[dict[int, dict[int, float]], dict[int, dict[str, Any]]]:
-    """All-reduce times by ranks and size, and what a step reports by ranks."""
+def measure(num_steps: int) -> tuple[dict[tuple[str, int], dict[int, float]], dict[int, dict[str, Any]]]:
+    """All-reduce times by back end, ranks and size, and what a step reports by ranks."""
     from infra.cluster import open_cluster
     from infra.launch import launch
     from infra.settings import Settings
@@ -95,51 +97,68 @@ def measure(num_steps: int) -> tuple[dict[int, dict[int, float]], dict[int, dict
         if event.get("kind") == "measured" and event["rank"] == 0:
             found.append(event)
 
+    reduce, step = {"do": "reduce", "sizes": SIZES}, {"do": "step", "steps": num_steps}
+    plan: list[tuple[dict[str, Any], int, Any]] = [(reduce, ranks, backend) for ranks in (2, 4) for backend in ("torch", "horovod")]
+    plan += [(step, ranks, "horovod") for ranks in (1, 2)]
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as folder, open_cluster(Settings(workspace=folder, slots=4)) as client:
-        for order, ranks in (
-            *(({"do": "reduce", "sizes": SIZES}, ranks) for ranks in (1, 2, 4)),
-            *(({"do": "step", "steps": num_steps}, ranks) for ranks in (1, 2)),
-        ):
+        for order, ranks, backend in plan:
             launch(
                 json.dumps(order),
                 client=client,
                 num_ranks=ranks,
                 deadline_s=300,
+                backend=backend,
                 threads_per_rank=1,
                 on_event=keep,
                 env={"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"},
                 module="_scaling_rank",
                 log_dir=Path(folder) / "logs",
             )
-    reduces = {event["size"]: {int(size): t for size, t in event["seconds"].items()} for event in found if event["what"] == "reduce"}
+    reduces = {
+        (event["backend"], event["size"]): {int(size): t for size, t in event["seconds"].items()}
+        for event in found
+        if event["what"] == "reduce"
+    }
     return reduces, {event["size"]: event for event in found if event["what"] == "step"}
 
 
 def model(num_steps: int, picture: Path | None) -> None:
     reduces, steps = measure(num_steps)
-    print("\nall-reduce, milliseconds (median), Horovod with gloo over loopback, one thread a rank; 4 ranks share 2 cores:")
-    print("| bytes | 1 rank | 2 ranks | model, 2 ranks | 4 ranks | model, 4 ranks |\n| --- | --- | --- | --- | --- | --- |")
-    links = {ranks: Link("loopback", *fit(reduces[ranks], ranks)) for ranks in (2, 4)}
+    alpha, beta = fit(reduces["torch", 2], 2)
+    gloo = Link("gloo", alpha, beta)
+    added = [reduces["horovod", 2][size] - gloo.all_reduce(size, 2) - gloo.all_reduce(64, 2) for size in SIZES[:3]]
+    loopback = Link("loopback", alpha, beta, max(0.0, statistics.median(added)))
+    print("\nall-reduce, milliseconds (median), over loopback, one thread a rank; 4 ranks share 2 cores:")
+    print("| bytes | gloo, 2 ranks | model | Horovod, 2 ranks | model | gloo, 4 ranks | model | Horovod, 4 ranks | model |")
+    print("| --- " * 9 + "|")
     for size in SIZES:
-        cells = [reduces[1][size], reduces[2][size], links[2].all_reduce(size, 2), reduces[4][size], links[4].all_reduce(size, 4)]
+        cells = []
+        for ranks in (2, 4):
+            plain = gloo.all_reduce(size, ranks)
+            cells += [reduces["torch", ranks][size], plain]
+            cells += [reduces["horovod", ranks][size], plain + gloo.all_reduce(64, ranks) + loopback.cycle]
         print(f"| {size:,} | " + " | ".join(f"{cell * 1e3:.2f}" for cell in cells) + " |")
-    for ranks, link in links.items():
-        print(f"fit for {ranks} ranks: alpha {link.alpha * 1e6:.0f} us, beta {link.beta / 1e9:.2f} GB/s")
-    alone, two = steps[1], steps[2]
-    parts = alone["seconds"]
-    step = Step(parts["forward"], parts["backward"], parts["optimizer"], alone["deviation"], alone["gradient_bytes"])
     print(
-        "\nstep of ResNet-18, 96 x 96, batch 32 a rank, fp32, one thread, ms: " + ", ".join(f"{n} {t * 1e3:.0f}" for n, t in parts.items())
+        f"alpha {alpha * 1e6:.0f} us, beta {beta / 1e9:.2f} GB/s (gloo, 2 ranks); Horovod adds {loopback.cycle * 1e3:.2f} ms an operation"
     )
-    print(f"standard deviation {step.deviation * 1e3:.1f} ms; gradients {step.gradient_bytes / 1e6:.1f} MB")
-    told = step.seconds(2, links[2], overlap=False)
-    print(f"2 ranks, without overlap: measured {two['seconds']['step'] * 1e3:.0f} ms, model {told * 1e3:.0f} ms")
-    table(step, [links[2], *networks(links[2])], picture)
+    for ranks, event in steps.items():
+        parts = ", ".join(f"{name} {t * 1e3:.0f}" for name, t in event["seconds"].items())
+        print(
+            f"\nstep of ResNet-18, 96 x 96, batch 32 a rank, fp32, one thread, {ranks} ranks, ms: {parts}; deviation {event['deviation'] * 1e3:.1f}"
+        )
+    two = steps[2]
+    parts = two["seconds"]  # of a machine whose cores are all at work
+    step = Step(parts["forward"], parts["backward"], parts["optimizer"], steps[1]["deviation"], two["gradient_bytes"])
+    told = step.seconds(2, loopback, overlap=False)
+    print(
+        f"gradients {step.gradient_bytes / 1e6:.1f} MB; 2 ranks without overlap: measured {parts['step'] * 1e3:.0f} ms, model {told * 1e3:.0f} ms"
+    )
+    table(step, [loopback, *networks(loopback)], picture)
 
 
 def networks(loopback: Link) -> list[Link]:
     """Links between hosts: the alpha measured here (it is gloo's and Horovod's own work, not the wire's), and never faster than here."""
-    return [Link(f"{gbit} Gbit/s", loopback.alpha, min(loopback.beta, gbit * 1e9 / 8)) for gbit in (10, 100)]
+    return [Link(f"{gbit} Gbit/s", loopback.alpha, min(loopback.beta, gbit * 1e9 / 8), loopback.cycle) for gbit in (1, 10)]
 
 
 def table(step: Step, links: list[Link], picture: Path | None) -> None:
@@ -211,17 +230,16 @@ def rendezvous(ranks: int) -> None:
 
 
 @contextmanager
-def simulated_workers(number: int) -> Iterator[str]:
-    """A scheduler and workers of Dask in one process of their own; gives the scheduler's address."""
-    command = [sys.executable, str(HERE / "_scaling_workers.py"), str(number)]
+def many_workers(address: str, number: int) -> Iterator[None]:
+    """Workers of Dask, in one process of their own."""
+    command = [sys.executable, str(HERE / "_scaling_workers.py"), address, str(number)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdin is not None
         try:
-            yield process.stdout.readline().strip()
+            process.stdout.readline()
+            yield
         finally:
-            process.stdin.close()
-            process.wait(timeout=120)
+            process.kill()
 
 
 def _answer(number: int) -> int:
@@ -229,24 +247,23 @@ def _answer(number: int) -> int:
 
 
 def discovery(ranks: int) -> None:
-    from infra.cluster import num_slots, open_cluster
-    from infra.settings import Settings
+    from infra.cluster import num_slots
+    from infra.clusters._scheduler import start_scheduler
 
-    with (
-        simulated_workers(ranks) as address,
-        tempfile.TemporaryDirectory() as folder,
-        open_cluster(Settings(workspace=folder, cluster=address)) as client,
-    ):
+    with ExitStack() as stack:
+        client, order = start_scheduler("127.0.0.1", None, stack)
+        begin = time.perf_counter()
+        stack.enter_context(many_workers(order["scheduler"], ranks))
+        started = time.perf_counter() - begin
         begin = time.perf_counter()
         found = num_slots(client)
         counted = time.perf_counter() - begin
         begin = time.perf_counter()
         futures = [client.submit(_answer, index, pure=False, resources={"slot": 1}) for index in range(ranks)]
-        assert client.gather(futures) == list(range(ranks))
+        client.gather(futures)
         answered = time.perf_counter() - begin
-    print(
-        f"\ndiscovery: {found} slots counted in {counted:.2f} s; {ranks} tasks that hold a slot submitted and answered in {answered:.2f} s"
-    )
+        print(f"\ndiscovery: {found} slots counted in {counted:.2f} s (their workers came within {started:.0f} s);")
+        print(f"{ranks} tasks that hold a slot submitted and answered in {answered:.2f} s", flush=True)
 
 
 def main() -> None:

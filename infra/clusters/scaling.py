@@ -71,6 +71,7 @@ class Scaling:
     def __init__(self, client: Client, pool: Pool, *, minimum: int, maximum: int, idle_s: float) -> None:
         self._client, self._pool, self.minimum, self.maximum, self._idle_s = client, pool, minimum, maximum, idle_s
         self._floors: list[int] = []
+        self._lock = threading.Lock()  # a round that has begun must not end workers that a job counts on from now on
         self._closing = threading.Event()
         self._hurry = threading.Event()
         self._calm_since = time.monotonic()
@@ -80,7 +81,8 @@ class Scaling:
     @contextmanager
     def asking_for(self, num_slots: int) -> Iterator[None]:
         """Inside, the cluster has or will have that many slots, as far as the maximum allows."""
-        self._floors.append(num_slots)
+        with self._lock:
+            self._floors.append(num_slots)
         self._hurry.set()
         try:
             yield
@@ -93,14 +95,11 @@ class Scaling:
             self._hurry.clear()
             if self._closing.is_set() or self._client.status != "running":
                 return
-            try:
-                demand = self._client.run_on_scheduler(slot_demand)
-            except (OSError, RuntimeError):  # the scheduler has gone; whoever waits for work is told by Dask
-                continue
-            try:
-                self._act(demand, time.monotonic())
-            except Exception as error:  # noqa: BLE001 - whatever a queue or an operator has; the next round tries again
-                _log.warning("The cluster could not be resized: %s", error)
+            with self._lock:
+                try:
+                    self._act(self._client.run_on_scheduler(slot_demand), time.monotonic())
+                except Exception as error:  # noqa: BLE001 - whatever a scheduler, a queue or an operator has; the next round tries again
+                    _log.warning("The cluster could not be resized: %s", error)
 
     def _act(self, demand: Demand, now: float) -> None:
         floor = max(self._floors, default=0)

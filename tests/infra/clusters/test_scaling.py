@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from infra.clusters.scaling import Demand, decide
 from infra.errors import NotEnoughSlotsError
 from infra.settings import Settings
 
-LIMITS = {"minimum": 1, "maximum": 4, "idle_s": 60.0}
+LIMITS: dict[str, Any] = {"minimum": 1, "maximum": 4, "idle_s": 60.0}
 
 
 @pytest.mark.parametrize(

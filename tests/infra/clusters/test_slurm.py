@@ -21,7 +21,7 @@ __all__ = ["slurm"]
 
 
 def settings(folder: Path, **more: Any) -> Settings:
-    sections = {"slurm": SlurmSettings(address="127.0.0.1", **more.pop("slurm", {}))}
+    sections: dict[str, Any] = {"slurm": SlurmSettings(address="127.0.0.1", **more.pop("slurm", {}))}
     return Settings(workspace=str(folder / "workspace"), cluster="slurm", **sections, **more)
 
 

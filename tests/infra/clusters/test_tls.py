@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other_are_told(
     cluster: str, more: dict[str, object], words: str, team: Path, tmp_path: Path
 ) -> None:
-    values = {**more, **({"tls": team} if "tls" in more else {})}
-    with pytest.raises(InvalidSettingError, match=words), open_cluster(Settings(workspace=str(tmp_path), cluster=cluster, **values)):  # type: ignore[arg-type]
+    values: dict[str, Any] = {**more, **({"tls": team} if "tls" in more else {})}
+    with pytest.raises(InvalidSettingError, match=words), open_cluster(Settings(workspace=str(tmp_path), cluster=cluster, **values)):
         raise AssertionError("it must not start")

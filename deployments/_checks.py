@@ -243,22 +243,6 @@ def check_memory() -> Check:
     return Check("memory", "ok", found)
 
 
-def check_cluster(settings: Settings) -> Check:
-    if settings.cluster == "local":
-        cores = len(os.sched_getaffinity(0))
-        found = f"local, {settings.slots} slots on {cores} cores"
-        if settings.slots > cores:
-            return Check("cluster", "warn", found, f"More slots than cores make each other slow: ATELIER_SLOTS={cores}")
-        return Check("cluster", "ok", found)
-    from infra.cluster import num_slots, open_cluster
-
-    with open_cluster(settings) as client:
-        slots = num_slots(client)
-    if slots == 0:
-        return Check("cluster", "fail", f"{settings.cluster} has no slots", "Start its workers with --resources slot=1.")
-    return Check("cluster", "ok", f"{settings.cluster}, {slots} slots")
-
-
 def guarded(name: str, check: Callable[[], Check]) -> Check:
     """The check's finding; an error of ours becomes a failed check that says what the error says."""
     try:

@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "deployments.data_commands:data",
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
+    "cluster": "deployments.cluster_command:cluster",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -29,6 +30,7 @@ SUMMARIES = {
     "data": "Import, list and show data sets.",
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
+    "cluster": "Show what a Dask cluster is made of; make certificates.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

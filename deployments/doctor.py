@@ -12,6 +12,7 @@ import click
 
 from deployments import _checks
 from deployments._checks import Check, guarded
+from deployments._cluster_checks import check_cluster
 from infra.errors import InvalidSettingError
 from infra.settings import Settings, load_settings
 
@@ -35,7 +36,7 @@ def checks() -> list[Check]:
         "workspace": _checks.check_workspace,
         "registry": _checks.check_registry,
         "disk": _checks.check_disk,
-        "cluster": _checks.check_cluster,
+        "cluster": check_cluster,
     }
     todo = dict(alone)
     try:

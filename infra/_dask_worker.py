@@ -1,30 +1,58 @@
-"""One worker of the local Dask cluster: ``python -m infra._dask_worker NAME ADDRESS_FD``, started by ``infra.cluster`` under a supervisor.
+"""One worker of a Dask cluster that we started: ``python -m infra._dask_worker ORDER_FD``, started by ``infra.clusters`` under a supervisor.
 
 One thread and one resource ``slot``: what holds the slot is a rank, or a task that keeps a core busy. No nanny: the supervisor ends
-this process with the driver, and ``infra.cluster`` starts a new one if it dies. The scheduler's address is read from a pipe after the
-imports, so that they overlap with the driver's own.
+this process with the driver, and the driver starts a new one if it dies. The order, a line of JSON, is read from a pipe after the imports, so that they
+overlap with the driver's own:
+
+    name        of this worker
+    scheduler   its address
+    host        the address to listen on; empty: the one of this machine by which it reaches the scheduler
+    tls         certificates as texts: ca, cert, key; or null
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
+import socket
 import sys
 
 
-async def serve(name: str, address_fd: int) -> None:
+def own_address(scheduler: str) -> str:
+    """The address of this machine from which packets leave for the scheduler; none are sent."""
+    host, _, port = scheduler.split("://")[-1].rpartition(":")
+    family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+async def serve(order_fd: int) -> None:
     from distributed import Worker
 
-    with os.fdopen(address_fd) as pipe:
-        address = pipe.readline().strip()
-    if not address:  # the driver gave up
+    from infra.clusters.tls import security_of
+
+    with os.fdopen(order_fd) as pipe:
+        line = pipe.readline()
+    if not line:  # the driver gave up
         return
-    async with Worker(address, name=name, nthreads=1, host="127.0.0.1", resources={"slot": 1}, memory_limit=0, dashboard=False) as worker:
+    order = json.loads(line)
+    async with Worker(
+        order["scheduler"],
+        name=order["name"],
+        nthreads=1,
+        host=order["host"] or own_address(order["scheduler"]),
+        resources={"slot": 1},
+        memory_limit=0,
+        dashboard=False,
+        security=security_of(order["tls"]),
+    ) as worker:
         # What the first launch needs, while the driver is still busy with other things.
         await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "infra._rank_task")
         await worker.finished()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(serve(int(sys.argv[1])))

@@ -1,9 +1,9 @@
 """Where the ranks of one job find each other: who is which rank, and the key-value server that Horovod's gloo asks for addresses.
 
 Horovod brings such a server; it listens on all interfaces, and takes and unpickles from anyone what it is sent. This one is bound to one address, talks
-only to the machines of its job, knows only the scopes of its job, and never interprets a value. gloo's HTTP client can send no secret, so
-another user of one of these very machines can still reach it, but only to disturb the job: bytes go in and out, nothing is run.
-Between machines that other people use, take Dask with TLS and a network of one's own.
+only to the machines of its job, knows only the scopes of its job, and never interprets a value; it cuts values into parts of equal length, no more.
+gloo's HTTP client can send no secret, so another user of one of these very machines can still reach it, but only to disturb the job: bytes go in and
+out, nothing is run. Between machines that other people use, take Dask with TLS and a network of one's own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ipaddress import ip_address
 MAX_VALUE_BYTES = 2**20
 MAX_TOTAL_BYTES = 2**28
 REQUEST_TIMEOUT_S = 5.0
+HOLD_S = 2.0  # how long a rank's question for the others is kept open while some have not come
 # How long ranks wait for each other at the start, while the slowest still imports its libraries.
 GLOO_TIMEOUT_S = 120
 
@@ -111,11 +113,32 @@ class _Server(ThreadingHTTPServer):
             self.sizes[f"local_{slot.host_name}"] = slot.local_size
             self.sizes[f"cross_{slot.local_rank}"] = slot.cross_size
         self.lock = threading.Lock()
+        self.complete = threading.Condition(self.lock)
         self.values: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.left: dict[str, set[str]] = defaultdict(set)
         self.num_bytes = 0
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, 0), _Handler)
+
+    def size_of(self, scope: str) -> int:
+        """How many ranks meet in a scope, also if it is that of a process set, which is all of them; 0: it is none of this job's."""
+        return self.sizes.get(re.sub(r"_process_set_hash_[0-9a-f]+$", "", scope), 0)
+
+    def parts_for(self, scope: str, rank: int) -> bytes | None:
+        """What all other ranks have put for this one, in their order; None if not all have come. Call it with the lock.
+
+        A rank's value is one part of equal length for each other rank, in the order of the ranks.
+        """
+        size, values = self.size_of(scope), self.values[scope]
+        if not 0 <= rank < size or any(str(other) not in values for other in range(size)):
+            return None
+        parts = []
+        for other in range(size):
+            if other != rank:
+                value, place = values[str(other)], rank if rank < other else rank - 1
+                length = len(value) // (size - 1)
+                parts.append(value[place * length : (place + 1) * length])
+        return b"".join(parts)
 
     def verify_request(self, request: object, client_address: object) -> bool:
         return isinstance(client_address, tuple) and client_address[0] in self.admitted
@@ -127,6 +150,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = REQUEST_TIMEOUT_S
+    wbufsize = -1  # an answer in one packet: the second of two would wait for the first one's acknowledgement
 
     def log_message(self, format: str, *args: object) -> None:
         """Thousands of requests a start are nobody's interest."""
@@ -144,19 +168,30 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.BAD_REQUEST)
             return None
         scope, key = match.groups()
-        if re.sub(r"_process_set_hash_[0-9a-f]+$", "", scope) not in self.server.sizes:
+        if not self.server.size_of(scope):
             self._answer(HTTPStatus.FORBIDDEN)
             return None
         return scope, key
 
     def do_GET(self) -> None:
         if name := self._name():
+            scope, key = name
             with self.server.lock:
-                value = self.server.values[name[0]].get(name[1])
+                if match := re.fullmatch(r"for_(\d{1,9})", key):
+                    value = self._parts(scope, int(match[1]))
+                else:
+                    value = self.server.values[scope].get(key)
             if value is None:
                 self._answer(HTTPStatus.NOT_FOUND)
             else:
                 self._answer(HTTPStatus.OK, value)
+
+    def _parts(self, scope: str, rank: int) -> bytes | None:
+        """Answers when all have come, since asking again and again would be hundreds of requests a second; but not much later than now."""
+        deadline = time.monotonic() + HOLD_S
+        while (parts := self.server.parts_for(scope, rank)) is None and (left := deadline - time.monotonic()) > 0:
+            self.server.complete.wait(left)
+        return parts
 
     def do_PUT(self) -> None:
         name = self._name()
@@ -170,6 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.num_bytes += len(value)
             self.server.values[name[0]][name[1]] = value
+            if len(self.server.values[name[0]]) >= self.server.size_of(name[0]):
+                self.server.complete.notify_all()
         self._answer(HTTPStatus.OK)
 
     def do_DELETE(self) -> None:
@@ -178,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             scope, key = name
             with self.server.lock:
                 self.server.left[scope].add(key)
-                if len(self.server.left[scope]) >= self.server.sizes.get(scope, 2**31):
+                if len(self.server.left[scope]) >= self.server.size_of(scope):
                     del self.server.left[scope]
                     self.server.num_bytes -= sum(map(len, self.server.values.pop(scope, {}).values()))
             self._answer(HTTPStatus.OK)

@@ -143,40 +143,45 @@ class StageContext:
         if num_ranks == 1 and preload and self.settings.cluster == "local":
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))
             return
+        from infra.cluster import asking_for_slots
         from infra.launch import launch
 
         threads = max(1, self.settings.slots // num_ranks) if self.settings.cluster == "local" else None
-        launch(
-            spec.model_dump_json(),
-            client=self.client(),
-            num_ranks=num_ranks,
-            backend=self.backend,
-            threads_per_rank=threads,
-            deadline_s=self.settings.deadline_s,
-            on_event=on_event,
-            env=self._rank_env(),
-        )
+        with asking_for_slots(self.client(), num_ranks, self.settings.deadline_s):
+            launch(
+                spec.model_dump_json(),
+                client=self.client(),
+                num_ranks=num_ranks,
+                backend=self.backend,
+                threads_per_rank=threads,
+                deadline_s=self.settings.deadline_s,
+                on_event=on_event,
+                env=self._rank_env(),
+            )
 
     def _rank_env(self) -> dict[str, str] | None:
         return {"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None
 
     def _launch_elastic(self, spec: BaseModel, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str]) -> None:
+        from infra.cluster import asking_for_slots
         from infra.elastic.launch import launch_elastic
         from infra.elastic.policy import Limits
 
         settings = self.settings
-        launch_elastic(
-            spec.model_dump_json(),
-            client=self.client(),
-            limits=Limits(min(self.least_workers or num_ranks, num_ranks), num_ranks, wait_s=settings.wait_s, hang_s=settings.hang_s),
-            backend=self.backend,
-            threads_per_rank=max(1, settings.slots // num_ranks) if settings.cluster == "local" else None,
-            deadline_s=settings.deadline_s,
-            preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),
-            on_event=on_event,
-            figures=settings.state_dir / "backends.json",
-            env=self._rank_env(),
-        )
+        least = min(self.least_workers or num_ranks, num_ranks)
+        with asking_for_slots(self.client(), num_ranks, settings.deadline_s, enough=least):
+            launch_elastic(
+                spec.model_dump_json(),
+                client=self.client(),
+                limits=Limits(least, num_ranks, wait_s=settings.wait_s, hang_s=settings.hang_s),
+                backend=self.backend,
+                threads_per_rank=max(1, settings.slots // num_ranks) if settings.cluster == "local" else None,
+                deadline_s=settings.deadline_s,
+                preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),
+                on_event=on_event,
+                figures=settings.state_dir / "backends.json",
+                env=self._rank_env(),
+            )
 
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:
         """The warm processes that have loaded these modules; they end with the context."""

@@ -7,11 +7,13 @@ import os
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.cluster_settings import KubernetesSettings, SlurmSettings, SshSettings
+from infra.clusters import kind_of
 from infra.errors import InvalidSettingError
 
 
@@ -22,7 +24,9 @@ def _num_cores() -> int:
 class Settings(BaseSettings):
     """Where everything lives and how much of the machine it may use."""
 
-    model_config = SettingsConfigDict(env_prefix="ATELIER_", toml_file="atelier.toml", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ATELIER_", toml_file="atelier.toml", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     workspace: str = Field(default=".atelier", min_length=1, description="Folder or s3://bucket/prefix where everything lives.")
     cache_dir: Path = Field(default=Path("~/.cache/atelier"), description="Local disk cache of remote files and decoded samples.")
@@ -32,10 +36,20 @@ class Settings(BaseSettings):
     shared_cache: str = Field(
         default="", description="Folder or s3://bucket/prefix where machines share decoded samples; empty: each decodes its own."
     )
-    cluster: str = Field(default="local", description="'local', or the address of a Dask scheduler (tcp://host:port).")
+    cluster: str = Field(default="local", description="local, tcp://host:port, tls://host:port, ssh://host,host, kubernetes or slurm.")
     slots: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default_factory=_num_cores, description="Workers of the local cluster, one slot each."
+        default_factory=_num_cores, description="Workers of a local, Kubernetes or Slurm cluster, one slot each; the most, with min_slots."
     )
+    min_slots: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="The cluster that we start grows and shrinks between this and slots; 0: it has all of them, always."
+    )
+    idle_s: Annotated[float, Field(ge=0)] = Field(
+        default=60.0, description="How long a slot is idle before a growing cluster ends it, seconds."
+    )
+    tls: Path | None = Field(default=None, description="Folder with ca.pem, cert.pem and key.pem for all that Dask sends and receives.")
+    ssh: SshSettings = Field(default_factory=SshSettings, description="Section [ssh]: how workers are started on hosts.")
+    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Section [kubernetes]: the pods.")
+    slurm: SlurmSettings = Field(default_factory=SlurmSettings, description="Section [slurm]: the jobs.")
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
@@ -48,6 +62,18 @@ class Settings(BaseSettings):
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
     )
+
+    @field_validator("cluster")
+    @classmethod
+    def _known_cluster(cls, value: str) -> str:
+        kind_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _slots_in_order(self) -> Settings:
+        if self.min_slots > self.slots:
+            raise ValueError(f"min_slots ({self.min_slots}) is more than slots ({self.slots})")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -90,4 +116,10 @@ def load_settings() -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettingError([f"atelier.toml is no TOML: {error}"]) from None
     except ValidationError as error:
-        raise InvalidSettingError([f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]) from None
+        raise InvalidSettingError([_in_words(one) for one in error.errors()]) from None
+
+
+def _in_words(fault: Any) -> str:
+    if not fault["loc"]:  # between fields: what came is all of the settings
+        return str(fault["msg"])
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Sets this clone up: .venv with everything from requirements.lock, Horovod built for this machine, the project itself.
-# `make run` and `make test` call it; a call with nothing to do ends at once. `--test` adds what only the tests want (a browser).
+# `make run` and `make test` call it; a call with nothing to do ends at once. `--test` adds what only the tests want (a browser, an SSH server).
 #
 #   PYTHON=/path/to/python3     the interpreter for .venv (3.11 or newer); default: python3, or else the newest python3.x there is
 #   ATELIER_WITHOUT_HOROVOD=1   leave Horovod out (no C++ compiler): several workers then train with torch.distributed
@@ -109,6 +109,21 @@ install_browser() {
     mv "$log.part" "$log"
 }
 
+# Workers by SSH are tested against a real server, which is unpacked below .venv and not installed; without one these tests are skipped.
+unpack_sshd() {
+    if [ -e .venv/.sshd-tried ] || [ -x /usr/sbin/sshd ] || ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then return; fi
+    say "Unpacking an OpenSSH server for the tests of SSH ..."
+    mkdir -p .venv/sshd
+    (
+        cd .venv/sshd
+        for package in openssh-server libwrap0; do
+            timeout 60 apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=15 download "$package" && dpkg -x "$package"_*.deb .
+            rm -f "$package"_*.deb
+        done
+    ) >.venv/.sshd-tried 2>&1 || true
+    if [ ! -x .venv/sshd/usr/sbin/sshd ]; then say "There is none (see .venv/.sshd-tried); the tests of SSH with a server are skipped."; fi
+}
+
 # A .venv is kept if it works, was made in this folder (its scripts name it), and has the version that PYTHON asks for, if it does.
 venv_is_usable() {
     good_python .venv/bin/python && grep -qF "$PWD/.venv" .venv/bin/activate 2>/dev/null || return 1
@@ -138,4 +153,7 @@ up_to_date() {
 }
 
 up_to_date || set_up
-if [ "${1:-}" = --test ]; then install_browser; fi
+if [ "${1:-}" = --test ]; then
+    install_browser
+    unpack_sshd
+fi

@@ -165,9 +165,9 @@ def _forget(storage: Any, name: str) -> None:
 def _num_slots(context: StageContext) -> int:
     if context.settings.cluster == "local":
         return context.settings.slots
-    from infra.cluster import num_slots
+    from infra.cluster import most_slots
 
-    return max(1, num_slots(context.client()))
+    return max(1, most_slots(context.client()))
 
 
 def _jobs(plan: Plan, parallel: int, context: StageContext) -> WarmJobs:

@@ -28,7 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from infra.settings import Settings
 
     for name in Settings.model_fields:
-        os.environ.pop(f"ATELIER_{name.upper()}", None)
+        for variable in [one for one in os.environ if one == f"ATELIER_{name.upper()}" or one.startswith(f"ATELIER_{name.upper()}__")]:
+            del os.environ[variable]
     os.environ[SESSION_MARK] = uuid.uuid4().hex
 
 

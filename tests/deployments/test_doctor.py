@@ -10,7 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from deployments import _checks
+from deployments._cluster_checks import check_cluster
 from deployments.doctor import checks, doctor
+from infra.cluster_settings import KubernetesSettings, SshSettings
+from infra.clusters.tls import make_certificates
 from infra.errors import StoreUnavailableError
 from infra.settings import Settings
 
@@ -135,15 +138,15 @@ def test_a_probe_that_fails_tells_its_last_line() -> None:
 
 
 def test_more_slots_than_cores_is_a_remark() -> None:
-    check = _checks.check_cluster(Settings(slots=1024))
+    check = check_cluster(Settings(slots=1024))
     assert check.state == "warn"
     assert "ATELIER_SLOTS" in check.mend
 
 
 def test_a_cluster_that_does_not_answer_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    monkeypatch.setattr("infra.cluster.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("infra.clusters.address.CONNECT_TIMEOUT_S", 1.0)
     settings = Settings(cluster=f"tcp://127.0.0.1:{free_port}")
-    check = _checks.guarded("cluster", lambda: _checks.check_cluster(settings))
+    check = _checks.guarded("cluster", lambda: check_cluster(settings))
     assert check.state == "fail"
     assert "ATELIER_CLUSTER" in check.found
 
@@ -152,3 +155,34 @@ def test_a_registry_that_does_not_answer_is_a_failed_check(free_port: int) -> No
     check = _checks.check_registry(Settings(registry=f"http://127.0.0.1:{free_port}"))
     assert check.state == "fail"
     assert "ATELIER_REGISTRY" in check.mend
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "ssh://host-a", "kubernetes"])
+def test_a_cluster_whose_programs_are_missing_is_a_failed_check(cluster: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    settings = Settings(workspace=str(tmp_path), cluster=cluster, kubernetes=KubernetesSettings(image="example/atelier:1"))
+    check = _checks.guarded("cluster", lambda: check_cluster(settings))
+    assert check.state == "fail"
+    assert check.mend
+
+
+def test_hosts_that_answer_and_hosts_that_do_not_are_told_apart(tmp_path: Path) -> None:
+    program = tmp_path / "ssh"
+    program.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\n[ "$2" = good ] && exec sh -c "$3"\necho "no route to $2" >&2; exit 255\n'
+    )
+    program.chmod(0o755)
+    own = SshSettings(program=(str(program),))
+    good = check_cluster(Settings(workspace=str(tmp_path), cluster="ssh://good", ssh=own))
+    assert (good.state, good.mend) == ("ok", "")
+    bad = check_cluster(Settings(workspace=str(tmp_path), cluster="ssh://good,bad", ssh=own))
+    assert bad.state == "fail"
+    assert "bad: no route to bad" in bad.found
+
+
+def test_certificates_that_end_soon_are_a_remark(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "team", days=3)
+    check = check_cluster(Settings(workspace=str(tmp_path), slots=1, tls=tmp_path / "team"))
+    assert check.state == "warn"
+    assert "atelier cluster certificates" in check.mend

@@ -118,13 +118,13 @@ def test_a_running_cluster_is_joined_by_its_address(cluster: Client, tmp_path: P
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "no-address-at-all", "tcp://"])
 def test_an_address_where_nothing_answers_is_said_in_words(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.cluster.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("infra.clusters.address.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(ServiceError, match="ATELIER_CLUSTER"), open_cluster(Settings(workspace=str(tmp_path), cluster=address)):
         raise AssertionError("nothing can be there")
 
 
 def test_workers_that_cannot_start_are_reported_with_their_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.cluster.MAX_STARTS", 2)
+    monkeypatch.setattr("infra.clusters.local.MAX_FAILURES", 2)
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "a_module_that_is_not_there")
     with pytest.raises(ServiceError, match="a_module_that_is_not_there"), open_cluster(Settings(workspace=str(tmp_path), slots=1)):
         raise AssertionError("it must not start")

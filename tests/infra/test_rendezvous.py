@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,28 @@ def test_a_pickle_that_is_sent_is_never_run(server: tuple[str, int], tmp_path: P
         request(server, "PUT", f"/{scope}/127.0.0.1:0", bomb)
         request(server, "GET", f"/{scope}/127.0.0.1:0")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_rank_gets_its_own_part_of_what_all_others_have(server: tuple[str, int]) -> None:
+    with serve_rendezvous("127.0.0.1", assign_ranks(["127.0.0.1"] * 3)) as address:
+        for rank in range(3):
+            others = [other for other in range(3) if other != rank]
+            value = b"".join(f"{rank}->{other} ".encode() for other in others)
+            assert request(address, "PUT", f"/global/{rank}", value)[0] == 200
+        assert [request(address, "GET", f"/global/for_{rank}")[1] for rank in range(3)] == [b"1->0 2->0 ", b"0->1 2->1 ", b"0->2 1->2 "]
+        assert request(address, "GET", "/global/for_3")[0] == 404
+        assert request(address, "GET", "/elsewhere/for_0")[0] == 403
+
+
+def test_a_rank_that_asks_too_early_is_answered_when_the_last_one_has_come(server: tuple[str, int]) -> None:
+    request(server, "PUT", "/global/0", b"zero")
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(request, server, "GET", "/global/for_0")
+        request(server, "PUT", "/global/1", b"one!")
+        assert early.result(timeout=30) == (200, b"one!")
+
+
+def test_a_rank_that_nobody_joins_is_told_so_after_a_while(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra._rendezvous.HOLD_S", 0.05)
+    request(server, "PUT", "/global/0", b"zero")
+    assert request(server, "GET", "/global/for_0") == (404, b"")

@@ -116,7 +116,7 @@ def test_a_running_cluster_is_joined_by_its_address(cluster: Client, tmp_path: P
         assert client.submit(abs, -3).result() == 3
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "no-address-at-all", "tcp://"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1"])
 def test_an_address_where_nothing_answers_is_said_in_words(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.clusters.address.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(ServiceError, match="ATELIER_CLUSTER"), open_cluster(Settings(workspace=str(tmp_path), cluster=address)):

@@ -1,8 +1,8 @@
 """What parallel trials and pruning save: ours against plain Optuna, one trial after the other, in one run.
 
-    python benchmarks/tuning.py [--seeds 5] [--trials 16] [--epochs 20] [--kind pictures|table]
+    python benchmarks/tuning.py [--seeds 5] [--trials 16] [--epochs 20] [--kind pictures|table|boosting] [--learning-rates 0.00001..1]
 
-Both tune small-cnn (or, for a table, mlp) on the digits (a fifth to train on, two fifths to judge by) over the same space, with TPE, the same
+Both tune small-cnn (or, for a table, mlp or lightgbm) on the digits (a fifth to train on, two fifths to judge by) over the same space, with TPE, the same
 seeds and the same first trial (the preset's own options); each side is a process of its own, timed from its start, on data that is imported already:
     plain   Optuna's ``study.optimize`` in one process, no pruner, each training with the threads of all cores
     ours    ``tasks.tune``: its Dask cluster is started and timed, too; a trial for each core, its pruner
@@ -27,7 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp", "boosting": "tabular-classification/lightgbm"}
+ALGORITHMS = {
+    "pictures": "image-classification/small-cnn",
+    "table": "tabular-classification/mlp",
+    "boosting": "tabular-classification/lightgbm",
+}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -121,7 +125,13 @@ def ours(given: argparse.Namespace) -> None:
     data = DatasetRef.model_validate_json((given.folder / "ref.json").read_text())
     try:
         with StageContext.open(report=listen) as context:
-            tune(ALGORITHMS[given.kind], options(given), data, TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)), context=context)
+            tune(
+                ALGORITHMS[given.kind],
+                options(given),
+                data,
+                TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)),
+                context=context,
+            )
     except GoalReached:
         return
 
@@ -139,9 +149,19 @@ class Side(NamedTuple):
 def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namespace, goal: float = 2.0) -> Side:
     """Run one side; ``goal`` ends it early."""
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
+    options = {
+        "side": name,
+        "folder": folder,
+        "seeds": seed,
+        "trials": trials,
+        "kind": given.kind,
+        "epochs": given.epochs,
+        "image-size": given.image_size,
+        "learning-rates": given.learning_rates,
+        "goal": goal,
+    }
+    command = [sys.executable, __file__, *(f"--{option}={value}" for option, value in options.items())]
     begin, cpu = time.time(), _cpu_s()
-    command += ["--learning-rates", given.learning_rates, "--kind", given.kind, "--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = max(line["value"] for line in lines)

@@ -127,7 +127,7 @@ def test_one_job_is_run_to_its_end_with_its_events_or_its_error(jobs: WarmJobs) 
     events: list[dict[str, Any]] = []
     jobs.run(json.dumps({"do": "steps", "count": 3, "pause_s": 0.01}), events.append)
     assert [event["step"] for event in events] == [1, 2, 3]
-    with pytest.raises(CorruptArtifactError, match="model.bin"):
+    with pytest.raises(CorruptArtifactError, match=r"model\.bin"):
         jobs.run(json.dumps({"do": "own error"}), events.append)
     assert not jobs.running
 

@@ -59,7 +59,7 @@ def test_two_that_write_to_one_store_do_not_lose_a_record(tmp_path: Path) -> Non
     assert len(optuna.load_study(study_name="s", storage=first).trials) == 6
 
 
-@pytest.mark.parametrize("torn", [b'{"op_code":', b'{"op_code": 4, "wor\n', b"\x00\x00\x00", b"\x00\x00\n"])
+@pytest.mark.parametrize("torn", [b'{"op_code":', b'{"op_code": 4, "wor\n', b"\x00\x00\x00", b"\x00\x00\n", b"\xff\n{half\n\n\x00"])
 def test_a_torn_end_is_dropped_and_told(tmp_path: Path, torn: bytes) -> None:
     import optuna
 

@@ -10,7 +10,7 @@ import torch
 
 from algorithms.augmentation.pictures import PictureAugment
 from algorithms.augmentation.policies import POLICIES, parse_policy
-from infra.errors import UserCodeError
+from infra.errors import InvalidOptionError, UserCodeError
 
 CLASSES = ["left", "right"]
 POLICY_MODULE = """
@@ -91,6 +91,12 @@ def test_classes_that_must_not_be_flipped_are_not(step: str, axis: int) -> None:
 def test_a_warp_without_any_reach_changes_nothing_and_a_half_turn_turns() -> None:
     still = [{"name": "warp", "degrees": 0, "scale": [1, 1], "share": 0}]
     assert torch.equal(made(still).change(pictures(), labels()), pictures())
+
+
+def test_a_blur_wider_than_the_picture_is_refused() -> None:
+    assert made([{"name": "blur", "kernel": 23}]).change(pictures(), labels()).shape == pictures().shape
+    with pytest.raises(InvalidOptionError, match="a kernel of 25 pixels is too large for pictures of 12; the largest is 23"):
+        made([{"name": "blur", "kernel": 25}])
 
 
 def test_the_probability_of_a_step_is_kept() -> None:

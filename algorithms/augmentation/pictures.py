@@ -33,7 +33,8 @@ class PictureAugment:
     ) -> None:
         check_no_flip(no_flip, classes)
         self._kept = torch.tensor([name in no_flip for name in classes], dtype=torch.bool)
-        offered = {"classes": list(classes), "image_size": size, "channels": channels, "no_flip": list(no_flip)}
+        side = size if isinstance(size, int) else min(size)
+        offered = {"classes": list(classes), "image_size": side, "channels": channels, "no_flip": list(no_flip)}
         self._changes = [self._change(step, size, offered) for step in policy if not isinstance(step, _MIXING)]
         self._mixers = [step for step in policy if isinstance(step, _MIXING)]
 

@@ -25,6 +25,12 @@ def floats(picture): return picture.float()
 class Brighter:
     def __init__(self, by, channels): self.by, self.channels = by, channels
     def __call__(self, picture): return picture + self.by
+class Edge:
+    def __init__(self, image_size): self.last = image_size - 1
+    def __call__(self, picture):
+        picture = picture.clone()
+        picture[:, :, self.last] = 0
+        return picture
 flip_all = v2.RandomHorizontalFlip(p=1.0)
 """
 
@@ -137,6 +143,15 @@ def test_own_policies_of_a_picture_of_a_batch_a_class_and_a_transform() -> None:
     assert torch.equal(made("my_policies:by_label").change(given, of), torch.where(of[:, None, None, None] == 1, 255 - given, given))
     assert torch.equal(made([{"name": "my_policies:Brighter", "by": 7}]).change(given, of), given + 7)
     assert torch.equal(made("my_policies:flip_all").change(given, of), given.flip(2))
+
+
+def test_an_own_class_gets_the_side_as_a_number_also_of_pictures_that_are_not_square() -> None:
+    policy = parse_policy([{"name": "my_policies:Edge"}])
+    given = torch.full((2, 10, 14, 3), 7, dtype=torch.uint8)
+    found = PictureAugment(policy, CLASSES, (10, 14), 3).change(given, labels(2))
+    assert found.shape == given.shape
+    assert not found[:, :, 9].any()
+    assert (found[:, :, 8] == 7).all()
 
 
 def test_an_own_policy_that_raises_shows_its_own_traceback_once() -> None:

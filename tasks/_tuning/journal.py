@@ -84,9 +84,10 @@ def whole_lines(data: bytes) -> tuple[int, int | None]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line)
     except ValueError:
         return False
+    return isinstance(found, dict) and "op_code" in found  # without which Optuna can make nothing of it
 
 
 def mend(path: Path, tell: Tell) -> None:

@@ -82,7 +82,7 @@ def image_expectations(
         _in_set("channels", list(channels), modes, per_sample=True),
         _is_null("leaks_into", "the same picture is also in the {leaks_into} split", per_sample=True),
         _is_null("other_labels", "the same picture is also labelled {other_labels}", severity="warning"),
-        _between("copies", "there are {copies} exact copies of it in its split", high=1, severity="warning"),
+        _between("copies", "there are {copies:.0f} exact copies of it in its split", high=1, severity="warning"),
         _between("std", "is nearly constant (standard deviation of its brightness: {std:.2f})", least_contrast, severity="warning"),
     ]
     return checks + (class_expectations(least_balance=least_balance) if card.classes else [])

@@ -55,7 +55,10 @@ class RunRequest(BaseModel):
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the split.")
     min_gain: float = Field(
-        default=0.001, ge=0, description="How much better than the champion, in the main metric, a model must be to replace it."
+        default=0.001,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much better than the champion, in the main metric, a model must be to replace it.",
     )
     balance: bool = Field(
         default=False, description="Fill every class of the training split up to the size of the largest, by augmentation."
@@ -63,7 +66,10 @@ class RunRequest(BaseModel):
     expand: int = Field(default=1, ge=1, le=100, description="Times as many training samples, by augmentation, as a data set of their own.")
     trials: int | None = Field(default=None, ge=1, le=100_000, description="Trials of a search for better options; none: no search.")
     time_limit: float | None = Field(
-        default=None, gt=0, description="Seconds after which no trial of the search is started; at least one completes."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which no trial of the search is started; at least one completes.",
     )
     sampler: Sampler = Field(default="tpe", description="How trials are chosen: tpe, random, grid, gp, cmaes or nsga2.")
     pruner: Pruner = Field(default="auto", description="How hopeless trials are stopped: quartile, median, hyperband, none, or auto.")
@@ -75,8 +81,12 @@ class RunRequest(BaseModel):
     max_accuracy_loss: float = Field(
         default=0.01, ge=0, le=1, description="Budget of compression: largest loss of accuracy, or growth of the RMSE as a share of it."
     )
-    max_latency_ms: float | None = Field(default=None, gt=0, description="Budget of compression: largest latency of one sample, ms.")
-    max_size_mb: float | None = Field(default=None, gt=0, description="Budget of compression: largest size of the model, MB.")
+    max_latency_ms: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Budget of compression: largest latency of one sample, ms."
+    )
+    max_size_mb: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Budget of compression: largest size of the model, MB."
+    )
     strict_budget: bool = Field(default=False, description="Fail if no compressed model fits the budget, instead of shipping fp32.")
     profile: bool = Field(default=False, description="Tell where the time of a training step goes; it is measured anyway.")
     timeline: str = Field(default="", description="Local file for Horovod's timeline of the training, which chrome://tracing opens.")

@@ -317,7 +317,7 @@ def pipeline(
         trials: Trials of a search for better options; none: no search.
         time_limit: Seconds after which no trial of the search is started; at least one completes.
         sampler: How trials are chosen: tpe, random, grid, gp, cmaes or nsga2.
-        pruner: How hopeless trials are stopped: median, hyperband, none, or auto.
+        pruner: How hopeless trials are stopped: quartile, median, hyperband, none, or auto.
         objectives: metric, and besides latency or size: the smallest or fastest model of nearly the best metric.
         space: Ranges by option, in place of the preset's own search space.
         compress: none, prune, quantize, distill, or auto: the best of all that fits the budget.

@@ -28,9 +28,10 @@ MOST_LISTED = 1000  # values that became missing, listed for each column
 MISSING = frozenset(["", "-", "--", "?", ".", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown"])
 _DRESSED = re.compile(r"([+-]?)\s*[$€£¥]?\s*([+-]?)(.*?)\s*[$€£¥%]?")
 _SPACED = re.compile(r"(?<=\d)[ \u00a0\u202f](?=\d{3}(?:\D|$))")
+# Thousands do not begin with 0: 0,567 is less than one.
 _NUMBERS: dict[Style, re.Pattern[str]] = {
-    "point": re.compile(r"(?=[+-]?[.]?\d)[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?"),
-    "comma": re.compile(r"(?=[+-]?,?\d)[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+)?(?:,\d+)?(?:[eE][+-]?\d+)?"),
+    "point": re.compile(r"(?=[+-]?[.]?\d)[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?"),
+    "comma": re.compile(r"(?=[+-]?,?\d)[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)?(?:,\d+)?(?:[eE][+-]?\d+)?"),
 }
 _CODE = re.compile(r"[+-]?0\d")  # 01234 is a postcode or an article, not a number
 _SUSPECT = re.compile(r"[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6-\u02dc\u2013-\u2122]")

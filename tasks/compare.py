@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from algorithms.metrics import primary_metric
-from infra.artifacts import find
+from infra.artifacts import MANIFEST, Artifact, find
 from infra.registry import ModelVersion
 from infra.store import Store
 from tasks import _compare_stats as stats
@@ -95,7 +95,7 @@ Found = tuple[list[str], stats.Answers]
 
 def _answers(card: Mapping[str, Any] | None, store: Store) -> Found | None:
     """Ids of the test split's rows, sorted, and what the trained model said about them; None if the run left no predictions."""
-    artifact = find(store, f"runs/{card['run_key']}/evaluation") if card else None
+    artifact = _evaluation(card, store) if card else None
     if artifact is None:
         return None
     files = ArtifactFiles(store, artifact)
@@ -119,6 +119,14 @@ def _answers(card: Mapping[str, Any] | None, store: Store) -> Found | None:
     if "scores" in table.column_names:
         scores = np.asarray(table["scores"].to_pylist(), np.float64)[np.arange(len(ids)), codes[0]]
     return ids, stats.Answers(codes[0], codes[1], scores, len(names))
+
+
+def _evaluation(card: Mapping[str, Any], store: Store) -> Artifact | None:
+    """What the run's evaluation left. Cards of earlier versions do not name it: then the run's only one, if there is no other."""
+    if card.get("evaluation_key"):
+        return find(store, card["evaluation_key"])
+    found = {key.rpartition("/")[0] for key in store.list(f"runs/{card['run_key']}/evaluation") if key.endswith(f"/{MANIFEST}")}
+    return find(store, found.pop()) if len(found) == 1 else None
 
 
 def _paired(first: Found, second: Found) -> tuple[stats.Answers, stats.Answers] | None:

@@ -43,8 +43,12 @@ class CompressSettings(BaseModel):
         le=1,
         description="Largest loss against fp32 on the validation split: of accuracy, or the growth of the RMSE as a share of it.",
     )
-    max_latency_ms: float | None = Field(default=None, gt=0, description="Largest median latency of one sample on this host, ms.")
-    max_size_mb: float | None = Field(default=None, gt=0, description="Largest size of model.onnx, MB (a million bytes).")
+    max_latency_ms: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Largest median latency of one sample on this host, ms."
+    )
+    max_size_mb: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Largest size of model.onnx, MB (a million bytes)."
+    )
     strict: bool = Field(default=False, description="Fail if no compressed model is within the budget, instead of shipping fp32.")
 
     @property

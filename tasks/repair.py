@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from infra.datasets.card import Feature
 
 REPORT = "repairs.json"
-VERSION = 1  # of what is mended and how; raise it when the same data may become another
+VERSION = 2  # of what is mended and how; raise it when the same data may become another
 
 
 class Repair(BaseModel):

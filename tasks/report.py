@@ -98,6 +98,7 @@ def gather(inputs: RunCardInputs, *, context: StageContext) -> CardData:
     seed = {"seed": str(inputs.config["seed"])} if "seed" in inputs.config else {}
     return CardData(
         run_key=inputs.run_key,
+        evaluation_key=inputs.evaluation.key,
         model=inputs.model,
         version=inputs.version,
         decision=inputs.decision,

@@ -12,6 +12,7 @@ from algorithms.analysis.advice_value import Advice, Figures
 
 Rule = Callable[[Figures], Advice | None]
 RULES: tuple[Rule, ...] = (
+    rules_model.no_better_than_guessing,
     rules_data.leakage_suspected,
     rules_data.too_few_test_samples,
     rules_data.few_samples_in_a_class,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from algorithms.analysis.advice_value import Advice, Figures, list_words
+from algorithms.analysis.rules_model import no_better_than_guessing
 
 FEW_SAMPLES = 20
 WIDE_INTERVAL = 0.1
@@ -101,10 +102,10 @@ def _needed(interval: Mapping[str, float], used: int, times: float) -> int:
 
 
 def labels_look_wrong(figures: Figures) -> Advice | None:
-    """At least three labels, and one in a hundred, are suspected."""
+    """At least three labels, and one in a hundred, are suspected, by a model that knows more than how frequent the classes are."""
     found = figures.get("label_errors", {})
     count, looked_at = found.get("count", 0), found.get("looked_at", 0)
-    if count < 3 or count < 0.01 * looked_at:
+    if count < 3 or count < 0.01 * looked_at or no_better_than_guessing(figures):
         return None
     first = list_words([str(sample["id"]) for sample in found.get("samples", [])[:3]])
     return Advice(

@@ -14,6 +14,32 @@ FRAGILE_DROP = 0.1
 PACKAGE_WORSE = 0.01
 
 
+def no_better_than_guessing(figures: Figures) -> Advice | None:
+    """Accuracy and balanced accuracy may be those of always naming the most frequent class; or the error is that of the mean."""
+    counts: dict[str, int] = figures.get("data", {}).get("train_counts", {})
+    intervals = figures.get("intervals", {})
+    interval, balanced = intervals.get("accuracy"), intervals.get("balanced_accuracy")
+    explained = figures.get("metrics", {}).get("package", {}).get("r2")
+    if interval is not None and len(counts) > 1:
+        frequent = max(counts, key=lambda name: counts[name])
+        guessed = counts[frequent] / sum(counts.values())
+        if interval["low"] > guessed or (balanced is not None and balanced["low"] > 1 / len(counts)):
+            return None
+        told = (
+            f"accuracy {interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}), and {guessed:.3f} for always {frequent}"
+        )
+    elif explained is not None and explained <= 0:
+        told = f"R2 is {explained:.3f}, and always giving the mean would have 0"
+    else:
+        return None
+    return Advice(
+        rule="no-better-than-guessing",
+        severity="warning",
+        text=f"The model may be no better than guessing: {told}. Do not use it. Train longer or with another learning rate, look at "
+        "samples and their labels, and check that the inputs say anything about the target.",
+    )
+
+
 def classes_confused(figures: Figures) -> Advice | None:
     """A class is taken for another in ``CONFUSED_SHARE`` of its samples or more, and at least ``CONFUSED_TIMES``."""
     pairs = [

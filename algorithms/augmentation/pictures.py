@@ -19,7 +19,7 @@ from algorithms.augmentation import steps as s
 from algorithms.augmentation.policies import Policy, check_no_flip
 from algorithms.images.preprocess import random_shift
 from algorithms.user_code import call_with_accepted, guarded_with_traceback, load_dotted
-from infra.errors import UserCodeError
+from infra.errors import InvalidOptionError, UserCodeError
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # uint8 [N, C, S, S] and labels int64 [N] -> uint8 [N, C, S, S]
 _MIXING = (s.MixUp, s.CutMix)
@@ -33,7 +33,8 @@ class PictureAugment:
     ) -> None:
         check_no_flip(no_flip, classes)
         self._kept = torch.tensor([name in no_flip for name in classes], dtype=torch.bool)
-        offered = {"classes": list(classes), "image_size": size, "channels": channels, "no_flip": list(no_flip)}
+        side = size if isinstance(size, int) else min(size)
+        offered = {"classes": list(classes), "image_size": side, "channels": channels, "no_flip": list(no_flip)}
         self._changes = [self._change(step, size, offered) for step in policy if not isinstance(step, _MIXING)]
         self._mixers = [step for step in policy if isinstance(step, _MIXING)]
 
@@ -131,6 +132,7 @@ def _transform(step: s.Step, size: int | tuple[int, int]) -> Callable[[torch.Ten
         case s.Noise():
             return v2.GaussianNoise(sigma=step.sigma)
         case s.Blur():
+            _check_blur(step, size)
             return v2.GaussianBlur(step.kernel, sigma=step.sigma)
         case s.Erasing():
             return v2.RandomErasing(p=1.0, scale=step.scale, value=127)
@@ -139,6 +141,14 @@ def _transform(step: s.Step, size: int | tuple[int, int]) -> Callable[[torch.Ten
         case s.RandAugment():
             return v2.RandAugment(step.num_ops, step.magnitude, interpolation=smooth)
     raise AssertionError(f"{step.name} is no transform of one picture")
+
+
+def _check_blur(step: s.Blur, size: int | tuple[int, int]) -> None:
+    """Refuse a kernel that reaches from the middle of the picture beyond its mirrored edge."""
+    side = size if isinstance(size, int) else min(size)
+    if step.kernel // 2 >= side:
+        problem = f"blur: a kernel of {step.kernel} pixels is too large for pictures of {side}; the largest is {2 * side - 1}"
+        raise InvalidOptionError("augmentation", [problem])
 
 
 def _own(step: s.Own, offered: dict[str, Any]) -> Change:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
+Factor = Annotated[float, Field(gt=0, le=100)]
 
 
 class Step(BaseModel):
@@ -38,7 +39,7 @@ class Warp(Step):
 
     name: Literal["warp"] = "warp"
     degrees: Degrees = 10.0
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: tuple[Factor, Factor] = (0.9, 1.1)
     share: float = Field(default=0.06, ge=0, le=0.5, description="Furthest shift, as a share of the side.")
 
 
@@ -47,7 +48,7 @@ class Crop(Step):
 
     name: Literal["crop"] = "crop"
     scale: tuple[Share, Share] = (0.6, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    ratio: tuple[Factor, Factor] = (0.75, 4 / 3)
 
 
 class Flip(Step):
@@ -70,7 +71,7 @@ class Affine(Step):
     name: Literal["affine"] = "affine"
     degrees: Degrees = 15.0
     translate: Share = Field(default=0.1, description="Furthest shift, as a share of the side.")
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: tuple[Factor, Factor] = (0.9, 1.1)
     shear: Degrees = 5.0
 
 
@@ -103,7 +104,7 @@ class Blur(Step):
 
     name: Literal["blur"] = "blur"
     kernel: int = Field(default=3, ge=3, le=63, multiple_of=1, description="Pixels, odd.")
-    sigma: tuple[float, float] = (0.1, 1.0)
+    sigma: tuple[Factor, Factor] = (0.1, 1.0)
 
     @model_validator(mode="after")
     def _is_odd(self) -> Blur:

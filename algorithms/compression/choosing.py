@@ -140,6 +140,11 @@ def _reason(base: Row, kept: Row, fitting: list[Row], others: list[Row], faults:
         smaller = (base.size_bytes or 1) / max(kept.size_bytes or 1, 1)
         loss = kept.loss or 0.0
         change = f"loses {loss:.4f}" if loss > 0 else f"gains {-loss:.4f}" if loss < 0 else "loses nothing"
+        if _speedup(kept) <= 1.0:  # only where fp32 itself breaks the budget
+            return (
+                f"{kept.name}: {smaller:.2f} times smaller than fp32 at {_speedup(kept):.2f} times its speed, {change} on the validation "
+                f"split; fp32 itself {'; '.join(faults[base.name])}"
+            )
         return f"{kept.name}: {_speedup(kept):.2f} times faster and {smaller:.2f} times smaller than fp32, {change} on the validation split"
     if not others:
         return "fp32: there is nothing to try on this kind of model"

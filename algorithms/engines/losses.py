@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from algorithms.engines.torch_config import CLASS_LOSSES, NUMBER_LOSSES, TorchConfig
 from algorithms.engines.torch_engine import TorchData
-from algorithms.user_code import call_with_accepted, guarded, is_dotted, load_dotted
+from algorithms.user_code import call_with_accepted, guarded_with_traceback, is_dotted, load_dotted
 from infra.errors import InvalidOptionError, UserCodeError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -78,7 +78,7 @@ def _own_loss(name: str, data: TorchData) -> Loss:
         raise UserCodeError(name, f"it is a {type(found).__name__}, not a function or class")
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = guarded(name, found, outputs, targets)
+        value = guarded_with_traceback(name, found, outputs, targets)
         if not isinstance(value, torch.Tensor) or value.shape not in ((), (len(targets),)):
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise UserCodeError(

@@ -52,10 +52,11 @@ def choose(values: Values, *, metric: str, higher: bool, objectives: Sequence[st
     allowed = [number for number in front(values, higher=higher) if sign * values[number][0] <= sign * limit + 1e-12]
     chosen = min(allowed, key=lambda number: (*values[number][1:], sign * values[number][0], number))
     costs = ", ".join(f"{name} {value:.3g} {UNITS[name]}" for name, value in zip(objectives[1:], values[chosen][1:], strict=True))
+    trials = f"{len(allowed)} trial{'s' if len(allowed) > 1 else ''}"
     how = f"{max_metric_loss:g}" if higher else f"{max_metric_loss:.1%}"
     return Chosen(
         number=chosen,
-        reason=f"of {len(allowed)} trials on the front whose {metric} is within {how} of the best ({top:.4g}), the one with the smallest "
+        reason=f"of {trials} on the front whose {metric} is within {how} of the best ({top:.4g}), the one with the smallest "
         f"{objectives[1]}: {metric} {values[chosen][0]:.4g}, {costs}",
     )
 

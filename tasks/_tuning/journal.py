@@ -73,27 +73,28 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def whole_lines(data: bytes) -> tuple[int, int | None]:
-    """How many bytes of a journal are good from its begin, and the number (from 1) of a damaged line that is not the last, or None."""
-    good, lines = 0, data.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    """How many bytes of a journal are good from its begin, and the number (from 1) of a damaged line that whole records follow, or None."""
+    good, lines = 0, data.split(b"\n")[:-1]  # what has no line end is no whole record
+    for number, line in enumerate(lines, start=1):
         if not _is_record(line):
-            return good, None if number == len(lines) - 1 and not lines[-1] else number
+            return good, number if any(map(_is_record, lines[number:])) else None
         good += len(line) + 1
     return good, None
 
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line)
     except ValueError:
         return False
+    return isinstance(found, dict) and "op_code" in found  # without which Optuna can make nothing of it
 
 
 def mend(path: Path, tell: Tell) -> None:
-    """Drop a torn last line, which a kill or a full disk leaves.
+    """Drop a torn end, which a kill, a full disk or a power cut leaves: everything behind the last whole record.
 
     Raises:
-        DamagedStudyError: a line before the last is no record.
+        DamagedStudyError: a line that is no record has whole ones behind it.
     """
     if not path.exists():
         return

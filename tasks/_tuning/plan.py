@@ -35,6 +35,7 @@ class TuneSettings(BaseModel):
     time_limit_s: float | None = Field(
         default=None,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds after which no trial is started, and running ones are stopped soon; at least one completes.",
     )
     sampler: Sampler = Field(default="tpe", description="tpe, random, grid, gp, cmaes (numbers; choices at random) or nsga2.")
@@ -47,6 +48,7 @@ class TuneSettings(BaseModel):
     max_metric_loss: float = Field(
         default=0.01,
         ge=0,
+        allow_inf_nan=False,
         description="Several objectives: the smallest or fastest model is chosen whose metric is worse than the best by at most this "
         "(accuracy: absolute; RMSE: as a share of it).",
     )

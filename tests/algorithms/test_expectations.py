@@ -37,6 +37,11 @@ def test_broken_pictures_can_be_set_aside_and_odd_ones_only_warn() -> None:
     assert {name for name, rule in rules.items() if rule.severity == "warning"} == {"other_labels", "copies", "std"}
 
 
+def test_copies_are_counted_in_whole_numbers_also_beside_pictures_without_a_count() -> None:
+    rules = {rule.kwargs["column"]: rule for rule in image_expectations(make_card("image", [], ["a", "b"])) if rule.table == "samples"}
+    assert rules["copies"].reason.format_map({"copies": 2.0}) == "there are 2 exact copies of it in its split"
+
+
 def test_bounds_of_the_size_are_the_callers() -> None:
     rules = image_expectations(make_card("image", [], []), min_size=32, max_size=64)
     assert next(rule.kwargs for rule in rules if rule.kwargs.get("column") == "width") == {

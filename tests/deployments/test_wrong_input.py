@@ -99,6 +99,23 @@ def too_many_at_least(folder: Path, digits: Path) -> list[str]:
     return [CNN, "--data", str(digits), "--workers", "500:600"]
 
 
+def no_trials(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--trials", "0"]
+
+
+def unknown_option_in_the_space(folder: Path, digits: Path) -> list[str]:
+    (folder / "space.toml").write_text('learning_rat = "0.001..0.1"\n')
+    return [CNN, "--data", str(digits), "--trials", "3", "--space", str(folder / "space.toml")]
+
+
+def one_objective_sampler_for_two(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--trials", "3", "--sampler", "cmaes", "--objective", "latency"]
+
+
+def endless_budget(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--compress", "auto", "--max-size-mb", "inf", "--max-latency-ms", "inf"]
+
+
 def climbing_archive(folder: Path, digits: Path) -> list[str]:
     archive = folder / "data.tar"
     with tarfile.open(archive, "w") as tar:
@@ -122,6 +139,10 @@ CASES: list[tuple[Make, list[str]]] = [
     (too_many_workers, ["500", "slots"]),
     (workers_upside_down, ["workers", "4:2", "below the smallest"]),
     (too_many_at_least, ["500", "slots"]),
+    (no_trials, ["trials", "0"]),
+    (unknown_option_in_the_space, ["learning_rat", "did you mean learning_rate"]),
+    (one_objective_sampler_for_two, ["cmaes", "latency", "nsga2"]),
+    (endless_budget, ["max_size_mb", "max_latency_ms", "finite", "inf"]),
     (climbing_archive, ["..", "not safe"]),
 ]
 

@@ -35,9 +35,11 @@ def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, 
     folder = f"runs/r{number}"
     spec: dict[str, Any] = {"algorithm": algorithm, "config": options, "dataset": ref, "workspace": store.uri}
     trained = execute(RunSpec(verb="train", output=f"{folder}/trained", **spec), LocalCollectives())
-    evaluation = execute(RunSpec(verb="evaluate", output=f"{folder}/evaluation", model=trained, **spec), LocalCollectives())
-    package = execute(RunSpec(verb="export", output=f"{folder}/package", model=trained, **spec), LocalCollectives())
     assert trained is not None
+    evaluation = execute(
+        RunSpec(verb="evaluate", output=f"{folder}/evaluation-{trained.digest[:12]}", model=trained, **spec), LocalCollectives()
+    )
+    package = execute(RunSpec(verb="export", output=f"{folder}/package", model=trained, **spec), LocalCollectives())
     assert evaluation is not None
     assert package is not None
     described = json.loads((Path(store.uri) / package.key / "package.json").read_text())
@@ -119,6 +121,21 @@ def test_two_runs_side_by_side(pair: tuple[ModelVersion, ModelVersion], store: S
     assert OUTSIDE.search(html) is None
     assert render_comparison(Comparison.model_validate_json(found.model_dump_json())) == html
     assert list((tmp_path / "pages").iterdir()) == [tmp_path / "pages" / "compare.html"]
+
+
+def test_a_card_that_does_not_name_its_evaluation_has_the_only_one_of_its_run(
+    pair: tuple[ModelVersion, ModelVersion], store: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "card"
+    shutil.copytree(Path(store.uri) / pair[0].run_card, folder, ignore=shutil.ignore_patterns("MANIFEST.json"))
+    card = json.loads((folder / "run.json").read_text())
+    assert card.pop("evaluation_key").startswith("runs/r1/evaluation-")
+    (folder / "run.json").write_text(json.dumps(card))
+    earlier: Artifact = publish(store, folder, "runs/r1/card-earlier", "report")
+    old = pair[0].model_copy(update={"run_card": earlier.key})
+    assert compare(old, pair[1], store=store).num_paired == 27
+    shutil.copytree(next(Path(store.uri).glob("runs/r1/evaluation-*")), Path(store.uri) / "runs/r1/evaluation-other")
+    assert compare(old, pair[1], store=store).num_paired == 0, "which of the two it was is not known"
 
 
 def test_a_version_without_a_run_card_is_compared_by_its_package(pair: tuple[ModelVersion, ModelVersion], store: Store) -> None:

@@ -37,6 +37,15 @@ def test_the_interval_of_an_accuracy_is_as_wide_as_the_binomial_says() -> None:
     assert low < 0.8 < high
 
 
+@pytest.mark.parametrize("share_right", [0.0, 1.0])
+def test_a_model_without_a_mistake_on_few_rows_is_not_taken_for_certain(share_right: float) -> None:
+    found = intervals(classes(27, share_right, 1))
+    low, high = found["accuracy"]
+    assert high - low == pytest.approx(0.1246, abs=1e-3)  # z^2 / (n + z^2)
+    assert share_right in (low, high)
+    assert set(found) == {"accuracy", "log_loss"}
+
+
 def test_pairing_makes_the_interval_of_a_difference_narrow() -> None:
     first = classes(400, 0.8, 1)
     better = first.predictions.copy()

@@ -222,7 +222,8 @@ def test_on_invalid_repair_mends_first_and_sets_the_rest_aside(context: StageCon
     [
         ("12", "point", 12.0), ("-3.5e2", "point", -350.0), ("1,234,567.8", "point", 1234567.8), ("$5", "point", 5.0), ("-$5", "point", -5.0),
         ("$-5", "point", -5.0), ("7 %", "point", 7.0), ("12 000", "point", 12000.0), ("1.234,5", "comma", 1234.5), ("3,5 €", "comma", 3.5),
-        (".5", "point", 0.5), ("0.5", "point", 0.5), ("0", "point", 0.0),
+        (".5", "point", 0.5), ("0.5", "point", 0.5), ("0", "point", 0.0), ("0,567", "comma", 0.567),
+        ("0,567", "point", None), ("0.567", "comma", None),
         ("12 km", "point", None), ("1,2", "point", None), ("007", "point", None), ("", "point", None), ("e5", "point", None), ("-", "point", None),
         ("2024-01-02", "point", None), ("+-3", "point", None), ("1 2", "point", None), ("nan", "point", None),
     ],
@@ -255,6 +256,8 @@ def test_a_column_is_decided_as_a_whole() -> None:
     assert decided([*(f"{n}" for n in range(10)), "a", "b"]) is None, "too few numbers"
     assert decided(["01234", "04315", "99999"]) is None, "postcodes are no numbers"
     assert decided(["n/a", None, "-"]) is None
+    shares = decided(["0,567", "1,234", "0,012"])
+    assert (shares.becomes, shares.style) == ("float", "comma"), "thousands do not begin with 0"
     trimmed = decided(["red ", "red", " blue"])
     assert (trimmed.becomes, trimmed.num_trimmed) == ("", 2)
 

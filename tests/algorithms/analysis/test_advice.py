@@ -51,6 +51,7 @@ GOOD: dict[str, Any] = {
     "leaks": {"columns": []},
 }
 SMALL = {"intervals": {"accuracy": {"value": 0.9, "low": 0.75, "high": 0.98}}, "samples": {"test": {"used": 30, "total": 30}}}
+GUESSED = {"intervals": {"accuracy": {"value": 0.5, "low": 0.214, "high": 0.714}}}
 SPEAKS: dict[str, list[tuple[Mapping[str, Any], str]]] = {
     "few_samples_in_a_class": [({"data": {"train_counts": {"cat": 200, "dog": 7}}}, r"dog \(7\)")],
     "uneven_classes": [
@@ -72,6 +73,10 @@ SPEAKS: dict[str, list[tuple[Mapping[str, Any], str]]] = {
     "too_few_test_samples": [
         (SMALL, "0.75 to 0.98"),
         ({"metric": {"name": "rmse"}, "intervals": {"rmse": {"value": 10.0, "low": 6.0, "high": 15.0}}}, "rmse 10 may be"),
+    ],
+    "no_better_than_guessing": [
+        (GUESSED, "accuracy 0.500 .0.214 to 0.714., and 0.526 for always cat"),
+        ({"intervals": {"rmse": {"value": 9.0, "low": 8.0, "high": 9.5}}, "metrics": {"package": {"r2": -0.02}}}, "R2 is -0.020"),
     ],
     "labels_look_wrong": [({"label_errors": {"count": 20, "looked_at": 1000, "samples": [{"id": "x/1.png"}]}}, "20 of 1000.*x/1.png")],
     "useless_columns": [
@@ -104,7 +109,17 @@ SPEAKS: dict[str, list[tuple[Mapping[str, Any], str]]] = {
 SILENT: dict[str, list[Mapping[str, Any]]] = {
     "uneven_classes": [{"data": {"train_counts": {"cat": 900, "dog": 30}}}],  # and yet the rare class is found
     "too_few_test_samples": [{**SMALL, "samples": {"test": {"used": 30, "total": 3000}}}],  # only a sample was looked at
-    "labels_look_wrong": [{"label_errors": {"count": 5, "looked_at": 10_000, "samples": [{"id": "a"}]}}],
+    "no_better_than_guessing": [
+        {"metrics": {"package": {"r2": 0.4}}, "intervals": {}},
+        {"intervals": {**GUESSED["intervals"], "balanced_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8}}},  # it finds the rare class
+    ],
+    "labels_look_wrong": [
+        {"label_errors": {"count": 5, "looked_at": 10_000, "samples": [{"id": "a"}]}},
+        {
+            "label_errors": {"count": 20, "looked_at": 1000, "samples": [{"id": "a"}]},
+            **GUESSED,
+        },  # a model that knows nothing suspects at random
+    ],
     "leakage_suspected": [{"metrics": {"package": {"accuracy": 0.999}}}],  # a good model with several columns
     "overfitting": [{"training": {**TRAINING, "valid_loss_risen": 0.4, "train_loss_last": 0.5}}],  # the training loss rose, too
     "underfitting": [{"training": {**TRAINING, "best_epoch": 20, "late_fall": 0.1, "stopped_early": True}}, {"training": {}}],

@@ -10,7 +10,7 @@ import torch
 
 from algorithms.augmentation.pictures import PictureAugment
 from algorithms.augmentation.policies import POLICIES, parse_policy
-from infra.errors import UserCodeError
+from infra.errors import InvalidOptionError, UserCodeError
 
 CLASSES = ["left", "right"]
 POLICY_MODULE = """
@@ -25,6 +25,12 @@ def floats(picture): return picture.float()
 class Brighter:
     def __init__(self, by, channels): self.by, self.channels = by, channels
     def __call__(self, picture): return picture + self.by
+class Edge:
+    def __init__(self, image_size): self.last = image_size - 1
+    def __call__(self, picture):
+        picture = picture.clone()
+        picture[:, :, self.last] = 0
+        return picture
 flip_all = v2.RandomHorizontalFlip(p=1.0)
 """
 
@@ -93,6 +99,12 @@ def test_a_warp_without_any_reach_changes_nothing_and_a_half_turn_turns() -> Non
     assert torch.equal(made(still).change(pictures(), labels()), pictures())
 
 
+def test_a_blur_wider_than_the_picture_is_refused() -> None:
+    assert made([{"name": "blur", "kernel": 23}]).change(pictures(), labels()).shape == pictures().shape
+    with pytest.raises(InvalidOptionError, match="a kernel of 25 pixels is too large for pictures of 12; the largest is 23"):
+        made([{"name": "blur", "kernel": 25}])
+
+
 def test_the_probability_of_a_step_is_kept() -> None:
     torch.manual_seed(0)
     given = pictures(400, size=4)
@@ -131,6 +143,15 @@ def test_own_policies_of_a_picture_of_a_batch_a_class_and_a_transform() -> None:
     assert torch.equal(made("my_policies:by_label").change(given, of), torch.where(of[:, None, None, None] == 1, 255 - given, given))
     assert torch.equal(made([{"name": "my_policies:Brighter", "by": 7}]).change(given, of), given + 7)
     assert torch.equal(made("my_policies:flip_all").change(given, of), given.flip(2))
+
+
+def test_an_own_class_gets_the_side_as_a_number_also_of_pictures_that_are_not_square() -> None:
+    policy = parse_policy([{"name": "my_policies:Edge"}])
+    given = torch.full((2, 10, 14, 3), 7, dtype=torch.uint8)
+    found = PictureAugment(policy, CLASSES, (10, 14), 3).change(given, labels(2))
+    assert found.shape == given.shape
+    assert not found[:, :, 9].any()
+    assert (found[:, :, 8] == 7).all()
 
 
 def test_an_own_policy_that_raises_shows_its_own_traceback_once() -> None:

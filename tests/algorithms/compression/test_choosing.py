@@ -61,6 +61,9 @@ def test_a_slower_model_is_shipped_where_fp32_itself_is_too_large() -> None:
     choice = choose([FP32, row("int8", 0.8, size=250_000)], Budget(max_size_mb=0.5))
     assert choice.name == "int8"
     assert status(choice)["fp32"] == "over budget"
+    assert "times faster" not in choice.reason
+    assert "at 0.80 times its speed" in choice.reason
+    assert "fp32 itself weighs" in choice.reason
 
 
 def test_what_could_not_be_made_stays_in_the_table_with_its_reason() -> None:

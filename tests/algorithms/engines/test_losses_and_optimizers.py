@@ -99,6 +99,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    def forward(self, outputs, targets): return F.cross_entropy(outputs, targets, reduction='none') * self.num\n"
         "def matrix(outputs, targets): return outputs\n"
         "def broken(outputs, targets): return outputs + 'x'\n"
+        "def too_deep(outputs, targets): return F.cross_entropy(outputs, targets[:2])\n"
         "class Sgd(torch.optim.SGD):\n"
         "    def __init__(self, params, lr): super().__init__(params, lr=lr)\n"
         "def no_optimizer(params, lr): return 3\n"
@@ -116,11 +117,25 @@ def test_a_users_loss_may_give_a_mean_or_one_number_a_sample() -> None:
 
 
 @pytest.mark.usefixtures("own_module")
-@pytest.mark.parametrize(("name", "why"), [("matrix", r"this gave \(5, 3\)"), ("broken", "TypeError: .*my_training_parts.py, line 8")])
-def test_a_users_loss_that_goes_wrong_is_named_with_the_place(name: str, why: str) -> None:
-    loss = make_loss(config(loss=f"my_training_parts:{name}"), CLASSES)
-    with pytest.raises(UserCodeError, match=why):
+def test_a_users_loss_of_another_shape_is_named_with_what_it_gave() -> None:
+    loss = make_loss(config(loss="my_training_parts:matrix"), CLASSES)
+    with pytest.raises(UserCodeError, match=r"this gave \(5, 3\)"):
         loss(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+
+
+@pytest.mark.usefixtures("own_module")
+@pytest.mark.parametrize(
+    ("name", "line"), [("broken", "return outputs + 'x'"), ("too_deep", "return F.cross_entropy(outputs, targets[:2])")]
+)
+def test_a_users_loss_that_raises_shows_its_own_traceback_once(name: str, line: str) -> None:
+    loss = make_loss(config(loss=f"my_training_parts:{name}"), CLASSES)
+    with pytest.raises(UserCodeError) as caught:
+        loss(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+    told = str(caught.value)
+    assert told.count("Traceback") == 1
+    assert line in told
+    assert "user_code.py" not in told
+    assert "engines/losses.py" not in told
 
 
 @pytest.mark.usefixtures("own_module")

@@ -33,6 +33,7 @@ def test_a_loss_of_rmse_is_a_share_of_the_best() -> None:
     values = {0: (10.0, 5.0), 1: (10.9, 1.0), 2: (11.2, 0.5)}
     found = choose(values, metric="rmse", higher=False, objectives=("metric", "latency"), max_metric_loss=0.1)
     assert found.number == 1
+    assert found.reason.startswith("of 2 trials on the front")
     assert "within 10.0% of the best (10)" in found.reason
     assert "latency 1 ms" in found.reason
 

@@ -59,7 +59,9 @@ def test_two_that_write_to_one_store_do_not_lose_a_record(tmp_path: Path) -> Non
     assert len(optuna.load_study(study_name="s", storage=first).trials) == 6
 
 
-@pytest.mark.parametrize("torn", [b'{"op_code":', b'{"op_code": 4, "wor\n', b"\x00\x00\x00", b"\x00\x00\n"])
+@pytest.mark.parametrize(
+    "torn", [b'{"op_code":', b'{"op_code": 4, "wor\n', b"\x00\x00\x00", b"\x00\x00\n", b"\xff\n{half\n\n\x00", b"{}\n"]
+)
 def test_a_torn_end_is_dropped_and_told(tmp_path: Path, torn: bytes) -> None:
     import optuna
 
@@ -100,7 +102,7 @@ def test_an_empty_or_missing_journal_needs_no_mending(tmp_path: Path) -> None:
     mend(tmp_path / "none", _silent)
     (tmp_path / "empty").write_bytes(b"")
     mend(tmp_path / "empty", _silent)
-    assert whole_lines(json.dumps({"a": 1}).encode() + b"\n") == (9, None)
+    assert whole_lines(json.dumps({"op_code": 1}).encode() + b"\n") == (15, None)
 
 
 def test_a_database_that_does_not_answer_is_said_in_words(tmp_path: Path) -> None:

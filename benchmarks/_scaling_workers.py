@@ -6,13 +6,14 @@ import asyncio
 import logging
 import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
 
 async def serve(address: str, number: int) -> None:
     from distributed import Worker
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    options = {
+    options: dict[str, Any] = {
         "nthreads": 1,
         "resources": {"slot": 1},
         "memory_limit": 0,

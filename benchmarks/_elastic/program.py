@@ -23,7 +23,7 @@ def run(argument: str, report: Callable[[dict[str, Any]], None]) -> int:
         loss = step_of_loop(self, step, parts)
         if self.run.is_main:
             where = {"epoch": self.at.epoch, "step": step, "size": self.collectives.size, "pid": os.getpid()}
-            report({"kind": "step", "bounds": list(self._bounds(step)), **where})
+            report({"kind": "step", "bounds": list(self.pace.bounds(self.at.epoch, step)), **where})
         return loss
 
     Training._step = told  # type: ignore[method-assign]

@@ -67,7 +67,7 @@ class Watched(Training):
                 self.document.get("sleep", 0.0) * (1 if step < 50 else 15)
             )  # what a test waits for comes, however busy the machine is
         loss = super()._step(step, parts)
-        first, last = self._bounds(step)
+        first, last = self.pace.bounds(at.epoch, step)
         if self.collectives.rank == 0:
             self.tell({"kind": "step", "bounds": [first, last], "pid": os.getpid(), **where})
         return loss

@@ -202,7 +202,7 @@ class Package:
                 yield (
                     {"input": name, "error": _sentence(value)}
                     if isinstance(value, Exception)
-                    else {"input": name, **self._answer(next(outputs))}
+                    else {"input": name, **self.answer(next(outputs))}
                 )
 
     def _named(self, inputs: Iterable[Input]) -> Iterator[tuple[Any, Any]]:
@@ -235,7 +235,8 @@ class Package:
     def _predict_ready(self, ready: list[Any]) -> NDArray[np.float32]:
         return self.predict_arrays(ready if self.is_image else stack_rows(ready, self.columns), batch_size=len(ready))
 
-    def _answer(self, output: Any) -> dict[str, Any]:
+    def answer(self, output: Any) -> dict[str, Any]:
+        """One row of the output in words: ``{"label", "scores"}`` or ``{"value"}``."""
         if self.output == "value":
             return {"value": float(output)}
         labels = self.labels

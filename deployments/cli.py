@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "deployments.data_commands:data",
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
+    "serve": "deployments.serve_command:serve",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -29,6 +30,7 @@ SUMMARIES = {
     "data": "Import, list and show data sets.",
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
+    "serve": "Serve registered models over HTTP.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

@@ -22,6 +22,7 @@ COMMANDS = {
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
     "serve": "deployments.serve_command:serve",
+    "keys": "deployments.keys_command:keys",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -31,6 +32,7 @@ SUMMARIES = {
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
     "serve": "Serve registered models over HTTP.",
+    "keys": "API keys of the inference server.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

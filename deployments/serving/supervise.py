@@ -69,7 +69,7 @@ class Supervisor:
 
     def _start(self, slot: int) -> float:
         command = [sys.executable, "-m", "deployments.serving.worker", self._options.model_dump_json()]
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder), "ATELIER_SERVING_PARENT": str(os.getpid())}
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
         self._workers[slot] = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )

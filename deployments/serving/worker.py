@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,17 +28,15 @@ from deployments.serving.capture import ParquetCapture
 from deployments.serving.feedback import Signer, secret_of
 from deployments.serving.fleet import Fleet
 from deployments.serving.inputs import Limits
-from deployments.serving.keys import KeyRing
+from deployments.serving.keys import KeyRing, read_keys
 from deployments.serving.loading import Loader
 from deployments.serving.metrics import Metrics
 from deployments.serving.options import LOOPBACK, ServeOptions
 from deployments.serving.predicting import Predictor
-from infra.errors import AtelierError, InvalidOptionError, ServiceError, from_wire, to_wire
+from infra.errors import AtelierError, InvalidOptionError, ServiceError, to_wire
 from infra.registry import Registry
 from infra.settings import Settings, load_settings
 from infra.store import open_store
-
-__all__ = ["bind", "build", "from_wire", "main", "run"]
 
 logger = logging.getLogger("atelier.serving")
 _BACKLOG = 2048
@@ -77,13 +77,21 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, server: Server, drain_s: float) -> None:
         super().__init__(config)
         self._server, self._drain_s = server, drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._server.draining or sig == signal.SIGINT:
             super().handle_exit(sig, frame)
             return
         self._server.draining = True
-        asyncio.get_event_loop().call_soon_threadsafe(self._later)
+        if self._loop is None:
+            super().handle_exit(sig, frame)  # it does not serve yet
+        else:
+            self._loop.call_soon_threadsafe(self._later)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
     def _later(self) -> None:
         logger.info("stopping: new requests are taken for %g s more", self._drain_s)
@@ -150,8 +158,6 @@ def check_access(options: ServeOptions, settings: Settings) -> None:
     """
     if options.host in LOOPBACK:
         return
-    from deployments.serving.keys import read_keys
-
     if not read_keys(open_store(settings.workspace_uri)):
         hint = "Make one: atelier keys create NAME --role admin"
         raise InvalidOptionError("atelier serve", [f"--host {options.host} is reached from outside, and there is no API key"], hint)
@@ -186,13 +192,20 @@ def run(options: ServeOptions, bound: socket.socket) -> int:
 def main() -> int:
     """A worker of several: the options come as JSON, the port is chosen."""
     options = ServeOptions.model_validate_json(sys.argv[1])
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         return run(options, bind(options.host, options.port))
     except AtelierError as error:
-        print(f"failed {__import__('json').dumps(to_wire(error))}", flush=True)
+        print(f"failed {json.dumps(to_wire(error))}", flush=True)
         return error.exit_status
 
 
+def _end_with_parent() -> None:
+    """Standard input is a pipe that the supervisor holds open; it ends with it, also if that is killed."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

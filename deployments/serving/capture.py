@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("atelier.serving")
 FOLDER = "captures"
-FLUSH_ROWS, FLUSH_S = 1024, 10.0
+FLUSH_ROWS = 1024
 _MOST_WAITING, _MOST_WAITING_BYTES = 8192, 256 << 20
 
 
@@ -67,7 +67,7 @@ class Capture(Protocol):
 
 
 class ParquetCapture:
-    """Writes ``captures/MODEL/DATE/TIME-ID.parquet`` into the store, a file for up to 1,024 rows or 10 seconds.
+    """Writes ``captures/MODEL/DATE/TIME-ID.parquet`` into the store, a file for up to 1,024 rows or ``every_s`` seconds.
 
     Columns: ``time`` (UTC), ``model``, ``version``, ``key``, ``latency_s``, ``label`` and ``confidence`` and ``scores`` (JSON) or ``value``;
     for tables ``input.COLUMN``; for pictures ``image`` (as sent, or PNG; null if only statistics are kept), ``width``, ``height``,
@@ -79,8 +79,8 @@ class ParquetCapture:
         count: told of each row's end: ``written``, ``dropped`` or ``failed``.
     """
 
-    def __init__(self, store: Store, share: float, *, pictures: bool, count: Callable[[str, int], None]) -> None:
-        self._store, self._share, self._pictures, self._count = store, share, pictures, count
+    def __init__(self, store: Store, share: float, *, pictures: bool, count: Callable[[str, int], None], every_s: float = 10.0) -> None:
+        self._store, self._share, self._pictures, self._count, self._every_s = store, share, pictures, count, every_s
         self._queue: deque[Captured] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class ParquetCapture:
 
     def _work(self) -> None:
         while not self._ends:
-            self._wake.wait(FLUSH_S)
+            self._wake.wait(self._every_s)
             self._wake.clear()
             self._flush()
         self._flush()

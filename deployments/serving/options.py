@@ -28,4 +28,5 @@ class ServeOptions(BaseModel):
     poll_s: Annotated[float, Field(gt=0)] = Field(default=1.0, description="How often the registry is looked at, seconds.")
     drain_s: Annotated[float, Field(ge=0)] = Field(default=1.0, description="How long a stopping server still takes requests, seconds.")
     capture: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="Share of the requests that is kept as Parquet.")
+    capture_s: Annotated[float, Field(gt=0)] = Field(default=10.0, description="How often captured requests are written, seconds.")
     capture_pictures: bool = Field(default=True, description="Keep pictures themselves, not only their statistics.")

@@ -119,7 +119,11 @@ def build(options: ServeOptions, settings: Settings) -> Server:
     capture = None
     if options.capture > 0:
         capture = ParquetCapture(
-            store, options.capture, pictures=options.capture_pictures, count=lambda what, rows: metrics.captured.labels(what).inc(rows)
+            store,
+            options.capture,
+            pictures=options.capture_pictures,
+            count=lambda what, rows: metrics.captured.labels(what).inc(rows),
+            every_s=options.capture_s,
         )
     predictor = Predictor(
         fleet, ring, metrics, signer, max_body=int(options.max_body_mib * 2**20), executor=executor, capture=capture

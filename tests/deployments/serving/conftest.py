@@ -85,7 +85,7 @@ def running(settings: Settings, folder: Path, *arguments: str) -> Iterator[Runni
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     environment = {**os.environ, "ATELIER_WORKSPACE": settings.workspace, "ATELIER_CACHE_DIR": str(settings.cache_dir)}
-    command = [sys.executable, "-m", "deployments.cli", "serve", *arguments, "--port", "0", "--poll-s", "0.1", "--drain-s", "0.2"]
+    command = [sys.executable, "-m", "deployments.cli", "serve", "--port", "0", "--poll-s", "0.1", "--drain-s", "0.2", *arguments]
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=output, text=True)
         try:
@@ -140,5 +140,6 @@ def registry(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Re
 @pytest.fixture(scope="package")
 def server(settings: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with colours (1 and 2) and sums; nothing is promoted while it runs."""
-    with running(settings, tmp_path_factory.mktemp("server"), "colours/1", "colours/2", "sums", "--capture", "1", "--max-body-mib", "8") as one:
+    options = ["--capture", "1", "--capture-s", "0.2", "--max-body-mib", "8"]
+    with running(settings, tmp_path_factory.mktemp("server"), "colours/1", "colours/2", "sums", *options) as one:
         yield one

@@ -22,6 +22,7 @@ COMMANDS = {
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
     "serve": "deployments.serve_command:serve",
+    "canary": "deployments.canary_command:canary",
     "keys": "deployments.keys_command:keys",
     "doctor": "deployments.doctor:doctor",
 }
@@ -32,6 +33,7 @@ SUMMARIES = {
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
     "serve": "Serve registered models over HTTP.",
+    "canary": "Put a version on trial: promoted or rolled back by itself.",
     "keys": "API keys of the inference server.",
     "doctor": "Check this installation and say what is missing.",
 }

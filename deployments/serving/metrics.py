@@ -33,6 +33,7 @@ class Metrics:
         self.predictions = Counter("atelier_predictions", "Answers by class, or by band of the value.", [*version, "label"], **more)
         self.feedback = Counter("atelier_feedback", "True answers that came later.", [*version, "correct"], **more)
         self.squared_error = Counter("atelier_feedback_squared_error", "Sum of squared errors of values.", version, **more)
+        self.error_spread = Counter("atelier_feedback_quartic_error", "Sum of their squares, for the spread.", version, **more)
         self.shadow = Counter("atelier_shadow", "Copied requests, by whether both versions said the same.", [*version, "shadow", "agree"], **more)
         self.responses = Counter("atelier_http_responses", "Answers by status.", ["status"], **more)
         self.load_failures = Counter("atelier_load_failures", "Versions that could not be loaded.", ["model"], **more)
@@ -90,6 +91,7 @@ class VersionMetrics:
         """A true answer came: of a class, whether the prediction was right; of a value, its squared error."""
         if squared_error is not None:
             self._metrics.squared_error.labels(*self._labels).inc(squared_error)
+            self._metrics.error_spread.labels(*self._labels).inc(min(squared_error**2, 1e300))
         self._metrics.feedback.labels(*self._labels, "value" if correct is None else str(correct).lower()).inc()
 
     def load_failed(self) -> None:

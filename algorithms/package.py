@@ -31,6 +31,7 @@ from algorithms._package_format import (
 )
 from algorithms._package_images import decode_picture, group_by_size
 from algorithms._package_runtime import open_session
+from algorithms._package_sealing import model_source
 from algorithms._package_tables import Column, UnusableInputError, convert_row, read_rows, stack_rows
 from infra.errors import InvalidOptionError, ParityError
 
@@ -142,12 +143,13 @@ class Package:
         Raises:
             ArtifactNotFoundError: a file is missing.
             CorruptArtifactError: a file differs from its digest; it is named.
+            InvalidSettingError: it is sealed, and the settings have no key, or another one.
         """
         folder = Path(folder)
         description = read_description(folder)
         if verify:
             verify_files(folder, description)
-        return cls(folder, description, open_session(folder / MODEL_FILE, providers, threads))
+        return cls(folder, description, open_session(model_source(folder, description), providers, threads))
 
     @property
     def task(self) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from algorithms._package_format import MODEL_FILE, read_description
+from algorithms._package_format import read_description
 from algorithms._package_runtime import num_cores, open_session
+from algorithms._package_sealing import model_source
 from algorithms.package import Package
 from deployments.serving.batching import Batcher, Feeds
 from deployments.serving.inputs import Limits, columns_of, picture_tensors, table_rows, table_tensors
@@ -145,7 +146,7 @@ def open_package(folder: Path, *, cores: int | None = None) -> Package:
         cores: that it may use at most; None: those of this process.
     """
     description = read_description(folder)
-    model = folder / MODEL_FILE
+    model = model_source(folder, description)
     cores = cores or num_cores()
     package = Package(folder, description, open_session(model, threads=1))
     feeds = sample(package)

@@ -24,6 +24,7 @@ COMMANDS = {
     "batch-predict": "deployments.batch_command:batch_predict",
     "serve": "deployments.serve_command:serve",
     "canary": "deployments.canary_command:canary",
+    "monitor": "deployments.monitor_command:monitor",
     "keys": "deployments.keys_command:keys",
     "doctor": "deployments.doctor:doctor",
 }
@@ -36,6 +37,7 @@ SUMMARIES = {
     "batch-predict": "Predict any number of inputs on the cluster; goes on after a kill.",
     "serve": "Serve registered models over HTTP.",
     "canary": "Put a version on trial: promoted or rolled back by itself.",
+    "monitor": "Compare what a model was asked with what it learned from.",
     "keys": "API keys of the inference server.",
     "doctor": "Check this installation and say what is missing.",
 }

@@ -65,7 +65,11 @@ def main() -> None:
             post("/v2/models/small/predict", file.getvalue()[:200], {"Content-Type": "image/png"}),
         ]
         with server(command, f"http://127.0.0.1:{port}/v2/health/ready"):
-            process = next(one for one in psutil.process_iter(["cmdline"]) if str(port) in (one.info["cmdline"] or []) and "serve" in one.info["cmdline"])
+            process = next(
+                one
+                for one in psutil.process_iter(["cmdline"])
+                if str(port) in (one.info["cmdline"] or []) and "serve" in one.info["cmdline"]
+            )
             stop, memory, swaps = threading.Event(), [], []
             swapping = threading.Thread(target=lambda: swaps.append(swap("small", arguments.swap_s, stop)))
             swapping.start()
@@ -82,7 +86,9 @@ def main() -> None:
     quarter = max(1, len(memory) // 4)
     early, late = statistics.mean(memory[quarter : 2 * quarter] or memory), statistics.mean(memory[-quarter:])
     requests = sum(total.statuses.values())
-    print(f"{requests:,} requests in {seconds:.0f} s, by status {total.statuses}; {swaps[0]} swaps; {', '.join(f'{one:.0f}' for one in memory[:: max(1, len(memory) // 20)])} MiB")
+    print(f"{requests:,} requests in {seconds:.0f} s, by status {total.statuses}; {swaps[0]} swaps")
+    shown = ", ".join(f"{one:.0f}" for one in memory[:: max(1, len(memory) // 20)])
+    print(f"RSS, MiB: {shown}")
     print(f"memory: {early:.0f} MiB in the second quarter, {late:.0f} MiB in the last: {late - early:+.1f} MiB")
     right = set(total.statuses) == {200, 400} and late - early <= MOST_GROWTH_MIB and swaps[0] >= 1
     print("holds" if right else "DOES NOT HOLD")

@@ -211,4 +211,3 @@ class Fleet:
             logger.info("%s: version %d took over from %d", name, wanted.live.version, before.live.number)
         if before.route != wanted.route:
             logger.info("%s: canary %s at %g %%, shadow %s", name, wanted.route.canary, wanted.route.weight, wanted.route.shadow)
-

@@ -34,7 +34,9 @@ class Metrics:
         self.feedback = Counter("atelier_feedback", "True answers that came later.", [*version, "correct"], **more)
         self.squared_error = Counter("atelier_feedback_squared_error", "Sum of squared errors of values.", version, **more)
         self.error_spread = Counter("atelier_feedback_quartic_error", "Sum of their squares, for the spread.", version, **more)
-        self.shadow = Counter("atelier_shadow", "Copied requests, by whether both versions said the same.", [*version, "shadow", "agree"], **more)
+        self.shadow = Counter(
+            "atelier_shadow", "Copied requests, by whether both versions said the same.", [*version, "shadow", "agree"], **more
+        )
         self.responses = Counter("atelier_http_responses", "Answers by status.", ["status"], **more)
         self.load_failures = Counter("atelier_load_failures", "Versions that could not be loaded.", ["model"], **more)
         self.captured = Counter("atelier_captured", "Captured requests by what became of them.", ["outcome"], **more)
@@ -71,7 +73,9 @@ class VersionMetrics:
         self._predictions: dict[str, Any] = {}
         self.loaded = metrics.loaded.labels(*self._labels)
 
-    def answered(self, *, queue_s: float, preprocess_s: float, model_s: float, postprocess_s: float, total_s: float, batch_rows: int) -> None:
+    def answered(
+        self, *, queue_s: float, preprocess_s: float, model_s: float, postprocess_s: float, total_s: float, batch_rows: int
+    ) -> None:
         """One request was answered; seconds by part and in all."""
         self.ok.inc()
         self._seconds.observe(total_s)

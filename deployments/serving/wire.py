@@ -90,7 +90,11 @@ async def respond_error(scope: Scope, receive: Receive, send: Send, status: int,
     if status != 413:
         await respond(send, status, body, more)
         return
-    start = {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), *more]}
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), *more],
+    }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": True})
     expects = any(name == b"expect" for name, _ in scope["headers"])

@@ -125,9 +125,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
             count=lambda what, rows: metrics.captured.labels(what).inc(rows),
             every_s=options.capture_s,
         )
-    predictor = Predictor(
-        fleet, ring, metrics, signer, max_body=int(options.max_body_mib * 2**20), executor=executor, capture=capture
-    )
+    predictor = Predictor(fleet, ring, metrics, signer, max_body=int(options.max_body_mib * 2**20), executor=executor, capture=capture)
     fleet.start()
 
     @asynccontextmanager

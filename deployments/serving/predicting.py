@@ -141,7 +141,7 @@ class Predictor:
         return content, more
 
     def _read_infer(self, model: ServedModel, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> _Asked:
-        request = parse_infer(body, number_header(dict(headers), b"inference-header-content-length"))
+        request = parse_infer(body, number_header(headers, b"inference-header-content-length"))
         feeds, rows = model.from_tensors(request.inputs)
         wanted = request.outputs
         if wanted is not None and (unknown := [name for name in wanted if name not in (model.output, "label")]):

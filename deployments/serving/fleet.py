@@ -94,6 +94,7 @@ class Fleet:
     served: dict[str, Served] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _seen: dict[str, object] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: dict[str, list[str | int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +159,10 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Look at the registry once, and load what it wants now."""
+        async with self._turn:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         for name in self._asked:
             try:
                 wanted = await asyncio.to_thread(self._look, name)

@@ -104,7 +104,11 @@ def test_tables_take_tensors_with_texts_and_missing_values(server: Running) -> N
 def test_pictures_come_as_a_form_as_base64_and_as_they_are(server: Running) -> None:
     boundary = b"----x"
     parts = [
-        b"--" + boundary + b'\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + data + b"\r\n"
+        b"--"
+        + boundary
+        + b'\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+        + data
+        + b"\r\n"
         for data in (png(), png((10, 10, 200), size=9))
     ]
     form = b"".join(parts) + b"--" + boundary + b"--\r\n"
@@ -186,7 +190,13 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Running) 
     assert (answer.status, "8 MiB" in json.loads(answer.read())["error"]) == (413, True)
     connection.close()
     chunked = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-    chunked.request("POST", "/v2/models/colours/infer", (bytes(1 << 20) for _ in range(9)), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+    chunked.request(
+        "POST",
+        "/v2/models/colours/infer",
+        (bytes(1 << 20) for _ in range(9)),
+        encode_chunked=True,
+        headers={"Transfer-Encoding": "chunked"},
+    )
     assert chunked.getresponse().status == 413
     chunked.close()
     assert server.ask("/v2/health/live").status == 200
@@ -244,8 +254,12 @@ def test_captured_requests_are_kept_as_parquet(server: Running, registry: Regist
     server.ask("/v2/models/sums/predict", [ROW], atelier_key="anna")
     server.ask("/v2/models/colours/predict", png(), content_type="image/png", atelier_key="berta")
     folder = Path(settings.workspace_uri) / "captures"
-    wait_until(lambda: len({path.parts[len(folder.parts)] for path in folder.rglob("*.parquet")}) == 2)
-    rows = [row for path in (folder / "sums").rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == "anna"]
+
+    def kept(model: str, key: str) -> list[dict[str, Any]]:
+        return [row for path in (folder / model).rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == key]
+
+    wait_until(lambda: bool(kept("sums", "anna") and kept("colours", "berta")))
+    rows, pictures = kept("sums", "anna"), kept("colours", "berta")
     assert (rows[-1]["version"], rows[-1]["input.kind"], rows[-1]["input.size"], rows[-1]["input.made"]) == (1, "big", 1.5, None)
     assert rows[-1]["value"] == server.ask("/v2/models/sums/predict", [ROW]).json["predictions"][0]["value"]
     pictures = [row for path in (folder / "colours").rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == "berta"]

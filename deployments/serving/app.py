@@ -23,6 +23,7 @@ from deployments.serving.metrics import CONTENT_TYPE, Metrics
 from deployments.serving.model import ServedModel
 from deployments.serving.openapi import PAGE, complete, error_responses, page_files
 from deployments.serving.predicting import Predictor, target_of
+from deployments.serving.truths import TruthWriter
 from deployments.serving.wire import Headers, Receive, Scope, Send
 from infra.errors import AtelierError, RequestRefusedError
 
@@ -40,9 +41,9 @@ class Server:
     """
 
     def __init__(
-        self, fleet: Fleet, ring: KeyRing, metrics: Metrics, predictor: Predictor, signer: Signer, lifespan: Any, version: str
+        self, fleet: Fleet, ring: KeyRing, metrics: Metrics, predictor: Predictor, signer: Signer, truths: TruthWriter, lifespan: Any, version: str
     ) -> None:
-        self.fleet, self.ring, self.metrics, self.signer = fleet, ring, metrics, signer
+        self.fleet, self.ring, self.metrics, self.signer, self.truths = fleet, ring, metrics, signer, truths
         self.draining = False
         self._predictor = predictor
         self._app = build_app(self, lifespan, version)
@@ -168,7 +169,7 @@ def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
     )
     async def feedback(request: Request, name: Name, body: Feedback) -> dict[str, Any]:
         may(request)
-        return judge(server.signer, server.served(name), server.metrics, name, body)
+        return judge(server.signer, server.served(name), server.metrics, server.truths, name, body)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response, responses=error_responses(401))
     async def exposition(request: Request) -> Response:

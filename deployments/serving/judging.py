@@ -11,6 +11,7 @@ from deployments.serving.feedback import MOST_ROWS, Signer
 from deployments.serving.fleet import Served
 from deployments.serving.metrics import Metrics
 from deployments.serving.tensors import refuse
+from deployments.serving.truths import TruthWriter, as_truths
 
 True_ = str | float
 
@@ -24,8 +25,8 @@ class Feedback(BaseModel):
     truth: Annotated[list[True_], Field(min_length=1, max_length=MOST_ROWS, description="The true label or value of each row.")]
 
 
-def judge(signer: Signer, served: Served, metrics: Metrics, name: str, feedback: Feedback) -> dict[str, Any]:
-    """Count the feedback; how many rows were right, or the sum of squared errors.
+def judge(signer: Signer, served: Served, metrics: Metrics, truths: TruthWriter, name: str, feedback: Feedback) -> dict[str, Any]:
+    """Count the feedback and keep it; how many rows were right, or the sum of squared errors.
 
     Raises:
         RequestRefusedError: a token that is none or of another model, another number of rows, or a label that the model does not know.
@@ -43,6 +44,7 @@ def judge(signer: Signer, served: Served, metrics: Metrics, name: str, feedback:
         right = [one == true for one, true in zip(told, feedback.truth, strict=True)]
         for one in right:
             counted.judged(correct=one, squared_error=None)
+        truths.put(as_truths(name, version, told, feedback.truth))
         return {"version": version, "rows": len(right), "correct": sum(right)}
     if wrong := [value for value in feedback.truth if not isinstance(value, (int, float)) or not math.isfinite(value)]:
         raise refuse(f"the truth must be finite numbers, {wrong[0]!r} is none")
@@ -51,4 +53,5 @@ def judge(signer: Signer, served: Served, metrics: Metrics, name: str, feedback:
         raise refuse("the truth is out of all range")
     for error in errors:
         counted.judged(correct=None, squared_error=error)
+    truths.put(as_truths(name, version, told, feedback.truth))
     return {"version": version, "rows": len(errors), "squared_error": sum(errors)}

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -43,11 +44,11 @@ class TruthWriter:
         self._thread = threading.Thread(target=self._work, name="feedback", daemon=True)
         self._thread.start()
 
-    def put(self, truth: Truth) -> None:
-        if len(self._queue) >= _MOST_WAITING:
-            self.num_dropped += 1
+    def put(self, truths: Sequence[Truth]) -> None:
+        if len(self._queue) + len(truths) > _MOST_WAITING:
+            self.num_dropped += len(truths)
             return
-        self._queue.append(truth)
+        self._queue.extend(truths)
 
     def close(self) -> None:
         """Write what waits, then end."""
@@ -93,7 +94,7 @@ class TruthWriter:
             time.sleep(1)
 
 
-def as_truths(model: str, version: int, told: list[str | float], truth: list[str | float]) -> list[Truth]:
+def as_truths(model: str, version: int, told: Sequence[str | float], truth: Sequence[str | float]) -> list[Truth]:
     """What was told and what is true, row by row, as it is kept."""
     now = time.time()
     return [

@@ -33,6 +33,7 @@ from deployments.serving.loading import Loader
 from deployments.serving.metrics import Metrics
 from deployments.serving.options import LOOPBACK, ServeOptions
 from deployments.serving.predicting import Predictor
+from deployments.serving.truths import TruthWriter
 from infra.errors import AtelierError, InvalidOptionError, ServiceError, to_wire
 from infra.registry import Registry
 from infra.settings import Settings, load_settings
@@ -121,6 +122,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
     loader = Loader(registry, settings, metrics, options, limits, executor)
     fleet = Fleet(registry, settings, store, options.models, loader, options.poll_s)
     signer = Signer(secret_of(settings.state_dir))
+    truths = TruthWriter(store, options.capture_s)
     capture = None
     if options.capture > 0:
         capture = ParquetCapture(
@@ -141,11 +143,12 @@ def build(options: ServeOptions, settings: Settings) -> Server:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.to_thread(truths.close)
             if capture is not None:
                 await asyncio.to_thread(capture.close)
             executor.shutdown(wait=False)
 
-    return Server(fleet, ring, metrics, predictor, signer, lifespan, version_of("atelier"))
+    return Server(fleet, ring, metrics, predictor, signer, truths, lifespan, version_of("atelier"))
 
 
 async def _count(metrics: Metrics) -> None:

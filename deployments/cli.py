@@ -26,6 +26,8 @@ COMMANDS = {
     "canary": "deployments.canary_command:canary",
     "monitor": "deployments.monitor_command:monitor",
     "keys": "deployments.keys_command:keys",
+    "clean-up": "deployments.clean_up_command:clean_up",
+    "audit": "deployments.audit_command:audit",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -39,6 +41,8 @@ SUMMARIES = {
     "canary": "Put a version on trial: promoted or rolled back by itself.",
     "monitor": "Compare what a model was asked with what it learned from.",
     "keys": "API keys of the inference server.",
+    "clean-up": "Say what is old and unused, and remove it.",
+    "audit": "Who did what in this workspace.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

@@ -32,8 +32,11 @@ def keys() -> None:
 def create(name: str, role: str, as_json: bool) -> None:
     """A new key for NAME, who stands in the audit log. It is shown once, now."""
     from deployments.serving.keys import create_key
+    from infra.audit import write_down
 
-    key = create_key(_store(), name, role)  # type: ignore[arg-type]
+    store = _store()
+    key = create_key(store, name, role)  # type: ignore[arg-type]
+    write_down(store, "keys.create", name, role=role)
     click.echo(json.dumps({"name": name, "role": role, "key": key}, indent=2) if as_json else key)
 
 
@@ -59,6 +62,9 @@ def list_keys(as_json: bool) -> None:
 def revoke(name: str, as_json: bool) -> None:
     """Servers refuse the key of NAME from their next look on."""
     from deployments.serving.keys import revoke_key
+    from infra.audit import write_down
 
-    revoke_key(_store(), name)
+    store = _store()
+    revoke_key(store, name)
+    write_down(store, "keys.revoke", name)
     click.echo(json.dumps({"revoked": name}) if as_json else f"revoked {name}")

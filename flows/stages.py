@@ -25,6 +25,7 @@ from infra.artifacts import Artifact, find
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.errors import ArtifactNotFoundError
+from infra.in_use import using
 from infra.keys import content_key
 from infra.store import open_store
 
@@ -75,7 +76,8 @@ def stage_context(context: StageContext) -> Iterator[StageContext]:
     results.save(f"atelier-{content_key(workspace)[:16]}", overwrite=True)  # Prefect takes no storage that its server does not know
     token, results_token = _context.set(context), _results.set(results)
     try:
-        yield context
+        with using(context.settings.state_dir):
+            yield context
     finally:
         _context.reset(token)
         _results.reset(results_token)

@@ -155,6 +155,27 @@ class MlflowBackend:
         with self._ours() as client:
             client.set_terminated(run_id, status)
 
+    def old_runs(self, before: float) -> list[tuple[str, float]]:
+        """Id and end of the runs that ended before a moment (seconds since 1970); those that still run are none."""
+        if self._database is not None and not self._database.exists():
+            return []
+        found: list[tuple[str, float]] = []
+        with self._ours() as client:
+            token: str | None = None
+            while token is None or token:
+                query = f"attributes.end_time > 0 and attributes.end_time < {int(before * 1000)}"
+                page = client.search_runs([self._experiment], query, max_results=_PAGE, page_token=token)
+                found += [(run.info.run_id, run.info.end_time / 1000) for run in page]
+                token = page.token or ""
+        return found
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run with its metrics; on a server it is marked as deleted, and ``mlflow gc`` there removes it."""
+        with self._ours(unless=_MISSING) as client:
+            client.delete_run(run_id)
+            if self._database is not None:
+                client._tracking_client.store._hard_delete_run(run_id)
+
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """All versions that Atelier registered, of one name or of all, by name and number."""
         found: list[ModelVersion] = []

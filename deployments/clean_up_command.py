@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @click.command("clean-up")
 @click.option("--older-than", default="30d", show_default=True, metavar="AGE", help="A number with m, h, d or w; at least 1h.")
-@click.option("--keep", default=10, show_default=True, type=click.IntRange(min=0), help="The newest of each kind stay however old they are.")
+@click.option(
+    "--keep", default=10, show_default=True, type=click.IntRange(min=0), help="The newest of each kind stay however old they are."
+)
 @click.option("--yes", "really", is_flag=True, help="Remove it. Without this, only what would go is told.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context

@@ -36,9 +36,7 @@ def make_bars(values: dict[str, Any]) -> Bars:
 
 
 @embedded_flow(name="monitor")
-def monitor(
-    model: str, hours: float = 24.0, until: str = "", bars: dict[str, Any] | None = None, candidates: int = 100
-) -> Watched:
+def monitor(model: str, hours: float = 24.0, until: str = "", bars: dict[str, Any] | None = None, candidates: int = 100) -> Watched:
     """Compare what a live version was asked with its training data; tells the triggers if it has drifted.
 
     Args:

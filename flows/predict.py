@@ -62,7 +62,9 @@ def batch_predict(model: str, inputs: list[str], output: str, rows_per_part: int
             predict_stage, times, True, package=version.package, inputs=inputs, output=output, rows_per_part=rows_per_part
         )
         told = {"model": version.ref, "output": found.output, "inputs": found.num_inputs, "failed": found.num_failed}
-        create_table_artifact(table=[told], key=artifact_key(version.name, "batch"), description=f"{version.ref}: {found.num_inputs:,} inputs")
+        create_table_artifact(
+            table=[told], key=artifact_key(version.name, "batch"), description=f"{version.ref}: {found.num_inputs:,} inputs"
+        )
     return BatchResult(
         model=version.name,
         version=version.version,

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from infra.datasets.images import is_picture
@@ -53,7 +52,9 @@ def list_inputs(sources: Sequence[str], leave_out: str = "") -> list[tuple[str, 
     """
     found = []
     for source in sources:
-        files = [(name, state) for name, state in listing(source) if not any(part.startswith(".") for part in name.split("/") if part != ".")]
+        files = [
+            (name, state) for name, state in listing(source) if not any(part.startswith(".") for part in name.split("/") if part != ".")
+        ]
         found.append((source, [(name, state) for name, state in files if _named(source, name) != leave_out]))
     return found
 

@@ -132,7 +132,7 @@ def _classes(now: Sequence[str], then: Sequence[str]) -> tuple[float, float]:
 
     counts, counts_then = Counter(now), Counter(then)
     kept = {name for name, _ in (counts + counts_then).most_common(MOST_CLASSES)}
-    names = sorted(kept) + [_REST]
+    names = [*sorted(kept), _REST]
     pairs = [(counts[name], counts_then[name]) for name in sorted(kept)]
     pairs.append((len(now) - sum(one for one, _ in pairs), len(then) - sum(other for _, other in pairs)))
     assert len(pairs) == len(names)

@@ -33,7 +33,8 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 <p>{{ "{:,}".format(found.num_rows) }} served rows, {{ found.since[:16] }} to {{ found.until[:16] }} (UTC).</p>
 {% if found.verdict.reasons %}<ul>{% for reason in found.verdict.reasons %}<li>{{ reason }}</li>{% endfor %}</ul>{% endif %}
 {% if found.quality %}<h2>Quality</h2><p>{{ found.quality.metric }} {{ "%.4g"|format(found.quality.value) }} of
-{{ found.quality.num }} true answers; {{ "%.4g"|format(found.quality.expected) }} on the test split (p = {{ "%.2g"|format(found.quality.p_value) }}).</p>{% endif %}
+{{ found.quality.num }} true answers; {{ "%.4g"|format(found.quality.expected) }} on the test split
+(p = {{ "%.2g"|format(found.quality.p_value) }}).</p>{% endif %}
 {% if rows %}<h2>Columns</h2>
 <p class="note"><span class="key" style="background:#9fb3c8"></span> learned from (predictions: the test split)
 <span class="key" style="background:#d9822b"></span> served</p>
@@ -53,9 +54,7 @@ def page(found: Watched, bars: Bars, served: pa.Table | None, learned: pa.Table 
     from jinja2 import Environment
 
     if found.verdict.drifted or found.verdict.quality_dropped:
-        headline = " and ".join(
-            ["drifted"] * found.verdict.drifted + ["quality dropped"] * found.verdict.quality_dropped
-        )
+        headline = " and ".join(["drifted"] * found.verdict.drifted + ["quality dropped"] * found.verdict.quality_dropped)
     else:
         headline = "No drift." if found.verdict.enough else "Not enough was served to say anything."
     rows = [(column, _picture(column, served, learned)) for column in found.columns if served is not None and learned is not None]
@@ -68,7 +67,11 @@ def _picture(column: ColumnDrift, served: pa.Table, learned: pa.Table) -> str:
 
     split = "test" if column.role == "prediction" else "train"
     learned = learned.filter(pc.equal(learned.column("split"), split))
-    key = column.name if column.role == "prediction" or column.name in PICTURE_COLUMNS and column.name in served.column_names else INPUT + column.name
+    key = (
+        column.name
+        if column.role == "prediction" or (column.name in PICTURE_COLUMNS and column.name in served.column_names)
+        else INPUT + column.name
+    )
     now, then = ([value for value in table.column(key).to_pylist() if value is not None] for table in (served, learned))
     return bars_of(*(shares(column.kind, now, then)))
 

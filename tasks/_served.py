@@ -1,7 +1,7 @@
 """What the inference server kept: served requests and true answers, read back in bounded memory.
 
-    captures/MODEL/DATE/TIME-ID.parquet    see deployments/serving/capture.py
-    feedback/MODEL/DATE/TIME-ID.parquet    time, model, version, told, truth, correct (labels), squared_error (values)
+captures/MODEL/DATE/TIME-ID.parquet    see deployments/serving/capture.py
+feedback/MODEL/DATE/TIME-ID.parquet    time, model, version, told, truth, correct (labels), squared_error (values)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Watching a version that is served: drift of its inputs and predictions, its quality where the truth came, and what a person should label.
 
-    monitor/MODEL/TIME/      index.html, report.json
-    candidates/MODEL/TIME/   candidates.parquet; pictures/LABEL/NUMBER.png, or rows.csv: correct the labels, then import it as data
+monitor/MODEL/TIME/      index.html, report.json
+candidates/MODEL/TIME/   candidates.parquet; pictures/LABEL/NUMBER.png, or rows.csv: correct the labels, then import it as data
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def monitor(
         columns = judge_columns(_measure(opened, served, learned), bars)
         newest = served.column("time")[-1].as_py()
         picks = _pick(opened, served, learned, num_candidates)
-        candidates = _put_up(opened, served, picks, f"candidates/{model}/{_stamp(newest)}-v{version}", context)
+        candidates = _put_up(opened, served, picks, f"candidates/{model}/{_stamp(end)}-v{version}", context)
     found = Watched(
         model=model,
         version=version,
@@ -121,7 +121,8 @@ def monitor(
     )
     if served is None and quality is None:
         return found
-    return found.model_copy(update={"report": _publish(found, bars, served, learned if served is not None else None, context)})
+    key = f"monitor/{model}/{_stamp(end)}-v{version}"
+    return found.model_copy(update={"report": _publish(found, bars, served, learned if served is not None else None, key, context)})
 
 
 def _moment(text: str) -> datetime:
@@ -231,7 +232,15 @@ def _folder_name(label: str) -> str:
 
 
 def _suffix(data: bytes) -> str:
-    heads = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+    heads = {
+        b"\x89PNG": ".png",
+        b"\xff\xd8\xff": ".jpg",
+        b"GIF8": ".gif",
+        b"BM": ".bmp",
+        b"RIFF": ".webp",
+        b"II*\0": ".tif",
+        b"MM\0*": ".tif",
+    }
     return next((suffix for head, suffix in heads.items() if data.startswith(head)), ".png")
 
 
@@ -248,7 +257,7 @@ def _write_rows(path: Path, opened: Package, rows: pa.Table) -> None:
             writer.writerow([*values, "", predicted])
 
 
-def _publish(found: Watched, bars: Bars, served: pa.Table | None, learned: pa.Table | None, context: StageContext) -> Artifact:
+def _publish(found: Watched, bars: Bars, served: pa.Table | None, learned: pa.Table | None, key: str, context: StageContext) -> Artifact:
     from tasks._monitor_page import page
 
     with tempfile.TemporaryDirectory(prefix="atelier-monitor-") as scratch:
@@ -256,4 +265,4 @@ def _publish(found: Watched, bars: Bars, served: pa.Table | None, learned: pa.Ta
         document = {**found.model_dump(mode="json", exclude={"report"}), "bars": bars.model_dump()}
         (folder / REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         (folder / PAGE).write_text(page(found, bars, served, learned), encoding="utf-8")
-        return publish(context.store, folder, f"monitor/{found.model}/{_stamp(datetime.fromisoformat(found.until))}-v{found.version}", "monitor")
+        return publish(context.store, folder, key, "monitor")

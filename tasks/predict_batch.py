@@ -51,9 +51,7 @@ class Predicted(BaseModel):
     num_done_before: int = Field(description="Parts that an earlier call had done.")
 
 
-def predict_batch(
-    package: Artifact, inputs: Sequence[str], output: str, rows_per_part: int = 2048, *, context: StageContext
-) -> Predicted:
+def predict_batch(package: Artifact, inputs: Sequence[str], output: str, rows_per_part: int = 2048, *, context: StageContext) -> Predicted:
     """Predict every input and write one file.
 
     Args:
@@ -81,7 +79,9 @@ def predict_batch(
     for _ in in_order(context, _predict_part, calls, [part.num_rows for _, part in missing], phase="predict", retries=RETRIES):
         pass
     if list_inputs(inputs, output) != found:
-        raise InvalidSourceError(", ".join(inputs), ["it changed while it was read; nothing was written"], "Run it again when it is at rest.")
+        raise InvalidSourceError(
+            ", ".join(inputs), ["it changed while it was read; nothing was written"], "Run it again when it is at rest."
+        )
     keys = [_part_key(key, number) for number in range(len(parts))]
     num_rows, num_failed = _assemble(context, keys, model, output)
     assert num_rows == sum(part.num_rows for part in parts), "exactly one row for each input"
@@ -133,7 +133,9 @@ def _predict_part(uri: str, package: Artifact, cache: Path, part: Part, place: s
         for column, list_ in rows.items():
             list_.append(values.get(column))
     if len(rows["input"]) != part.num_rows:
-        raise InvalidSourceError(part.names[0], [f"{len(rows['input'])} rows were read where {part.num_rows} had been: it changed meanwhile"])
+        raise InvalidSourceError(
+            part.names[0], [f"{len(rows['input'])} rows were read where {part.num_rows} had been: it changed meanwhile"]
+        )
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()

@@ -41,7 +41,15 @@ class Server:
     """
 
     def __init__(
-        self, fleet: Fleet, ring: KeyRing, metrics: Metrics, predictor: Predictor, signer: Signer, truths: TruthWriter, lifespan: Any, version: str
+        self,
+        fleet: Fleet,
+        ring: KeyRing,
+        metrics: Metrics,
+        predictor: Predictor,
+        signer: Signer,
+        truths: TruthWriter,
+        lifespan: Any,
+        version: str,
     ) -> None:
         self.fleet, self.ring, self.metrics, self.signer, self.truths = fleet, ring, metrics, signer, truths
         self.draining = False

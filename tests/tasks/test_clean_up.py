@@ -132,7 +132,9 @@ def test_a_dry_run_removes_nothing_and_then_only_what_nothing_points_at_goes(
     planned = {one["key"] for one in dry["items"]}
     assert {"runs/stale", "runs/live/checkpoints", "batches/b", "prefect/results/r", "monitor/sums/20260101T000000Z"} <= planned
     assert str(log) in planned
-    assert not any(key.startswith(("datasets", "audit", "registry", "packages", "monitor/references")) or key == "runs/live" for key in planned)
+    assert not any(
+        key.startswith(("datasets", "audit", "registry", "packages", "monitor/references")) or key == "runs/live" for key in planned
+    )
     assert not any(one["kind"] == "mlflow run" for one in dry["items"]), "they ended a moment ago"
 
     with using(settings.state_dir):

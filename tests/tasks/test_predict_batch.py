@@ -88,7 +88,7 @@ def test_every_picture_gets_one_row_in_order_and_broken_ones_say_why(context: St
 
 
 CSV = (
-    'size,count,kind,new,made\r\n'
+    "size,count,kind,new,made\r\n"
     '1.5,2,"a ""big"" one, with a comma",,\r\n'
     '3,4,"two\n\nlines",true,\r\n'
     "\r\n"

@@ -21,6 +21,7 @@ from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows._result_guard import check_result
 from infra.artifacts import Artifact, find
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
@@ -54,7 +55,7 @@ class WorkspaceResults(WritableFileSystem):
     # Prefect calls the plain names with `_sync=True` from synchronous flows, and the names with an `a` from others.
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         try:
-            return open_store(self.workspace).read_bytes(f"prefect/results/{path}")
+            return check_result(open_store(self.workspace).read_bytes(f"prefect/results/{path}"))
         except ArtifactNotFoundError as error:
             raise ValueError(str(error)) from error  # what Prefect takes as "no result yet"
 

@@ -17,12 +17,14 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from infra._registry_sqlite import MARK
 from infra._registry_version import ModelVersion, from_tags
+from infra.access import mlflow_client_variables
 from infra.errors import ServiceError
 from infra.settings import Settings
 
@@ -49,24 +51,28 @@ class MlflowBackend:
         uri: tracking URI of a server or a database; with ``database`` it is ours, and made when it is first needed.
         database: the file of the embedded SQLite database, or None.
         artifacts: where MLflow runs may keep files.
+        variables: by which MLflow's client says who it is.
         cache: local folder that keeps an empty database, so that a new workspace does not wait for MLflow's migrations.
     """
 
-    def __init__(self, uri: str, database: Path | None, artifacts: Path, cache: Path) -> None:
+    def __init__(
+        self, uri: str, database: Path | None, artifacts: Path, cache: Path, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._uri, self._database, self._artifacts, self._cache = uri, database, artifacts, cache
+        self._variables = variables
 
     @classmethod
     def open(cls, settings: Settings) -> MlflowBackend:
         """The backend of ``settings.registry``, or of ``mlflow.db`` in the state folder; touches nothing yet."""
         artifacts = settings.state_dir / "mlflow-artifacts"
         if settings.registry:
-            return cls(settings.registry, None, artifacts, settings.cache_path)
+            return cls(settings.registry, None, artifacts, settings.cache_path, mlflow_client_variables(settings))
         database = settings.state_dir / "mlflow.db"
         return cls(f"sqlite:///{database}", database, artifacts, settings.cache_path)
 
     @cached_property
     def _client(self) -> MlflowClient:
-        for key, value in _QUIET.items():
+        for key, value in (*_QUIET.items(), *self._variables.items()):
             os.environ.setdefault(key, value)
         from mlflow.tracking import MlflowClient
 

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
+    login: SecretStr = Field(
+        default=SecretStr(""), description="USER:PASSWORD that Prefect and MLflow ask for; required where they do not listen on loopback."
+    )
     package_key: SecretStr = Field(
         default=SecretStr(""),
         description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed.",
@@ -85,4 +88,12 @@ def load_settings() -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettingError([f"atelier.toml is no TOML: {error}"]) from None
     except ValidationError as error:
-        raise InvalidSettingError([f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]) from None
+        raise InvalidSettingError([_fault(e["loc"], e["msg"], e["input"]) for e in error.errors()]) from None
+
+
+def _fault(loc: tuple[int | str, ...], message: str, value: object) -> str:
+    """One fault in words. What came is told only for a setting that is known and no secret: under a mistyped name may stand a password."""
+    name = ".".join(map(str, loc))
+    field = Settings.model_fields.get(name)
+    told = "" if field is None or field.annotation is SecretStr else f" (got {value!r})"
+    return f"{name}: {message}{told}"

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from infra._registry_sqlite import MARK
 from infra._registry_version import ModelVersion, from_tags
-from infra.access import mlflow_client_variables
+from infra.access import mlflow_client_variables, without_password
 from infra.errors import ServiceError
 from infra.settings import Settings
 
@@ -118,7 +118,7 @@ class MlflowBackend:
             yield client
         except MlflowException as error:
             if error.error_code != unless:
-                raise ServiceError(f"The model registry (MLflow at {self._uri})", str(error)) from error
+                raise ServiceError(f"The model registry (MLflow at {without_password(self._uri)})", str(error)) from error
 
     @cached_property
     def _experiment(self) -> str:

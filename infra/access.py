@@ -26,6 +26,13 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def without_password(uri: str) -> str:
+    """An address as it may be told: what stands before the host is left out."""
+    scheme, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def login(settings: Settings) -> tuple[str, str] | None:
     """User and password; None if none is set.
 

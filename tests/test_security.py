@@ -157,6 +157,19 @@ def test_without_a_login_servers_stay_on_loopback(host: str, loopback: bool) -> 
             access.check_exposure("Prefect", host, Settings())
 
 
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (f"postgresql://me:{SECRET}@db:5432/x", "postgresql://db:5432/x"),
+        (f"http://me:{SECRET}@host", "http://host"),
+        ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_an_address_is_told_without_its_password(uri: str, told: str) -> None:
+    assert access.without_password(uri) == told
+
+
 def _status(url: str, user: str = "", password: str = "") -> int:
     """HTTP status of a request; 0: nothing answers yet."""
     headers = {"Content-Type": "application/json"}

@@ -22,7 +22,8 @@ def audit(since: str | None, as_json: bool) -> None:
         moment = datetime.fromisoformat(since) if since else None
     except ValueError:
         raise InvalidOptionError("audit", [f"--since {since!r}: expected ISO 8601, such as 2026-11-20T16:30"]) from None
-    entries = read(open_store(load_settings().workspace_uri), moment)
+    settings = load_settings()
+    entries = read(open_store(settings.workspace_uri), moment, settings.state_dir)
     if as_json:
         click.echo(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2, ensure_ascii=False))
         return

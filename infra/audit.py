@@ -2,13 +2,16 @@
 
     audit/<date>/<time>-<id>.json
 
-What happens to models stands in the registry's log, which has the same properties; ``read`` gives both, in order of time.
+What happens to models stands in the registry's log, which has the same properties, and what an administrator did to a running inference server
+in ``serving/audit.jsonl`` of the state folder of its machine; ``read`` gives all of it, in order of time.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,10 +44,11 @@ def write_down(store: Store, action: str, what: str = "", *, who: str | None = N
     return entry
 
 
-def read(store: Store, since: datetime | None = None) -> list[Entry]:
-    """All entries since a moment, oldest first; those of the registry's log among them."""
+def read(store: Store, since: datetime | None = None, state_dir: Path | None = None) -> list[Entry]:
+    """All entries since a moment, oldest first; those of the registry's log among them, and of this machine's servers if their folder is given."""
     log = EventLog(store)
     found = [Entry.model_validate_json(store.read_bytes(key)) for key in store.list(f"{FOLDER}/")]
+    found += [] if state_dir is None else _of_servers(state_dir / "serving" / "audit.jsonl")
     for name in log.names():
         for event in log.read(name):
             details = {"reason": event.reason} if event.reason else {}
@@ -57,3 +61,14 @@ def read(store: Store, since: datetime | None = None) -> list[Entry]:
         since = since if since.tzinfo else since.replace(tzinfo=UTC)
         found = [entry for entry in found if datetime.fromisoformat(entry.at) >= since]
     return sorted(found, key=lambda entry: entry.at)
+
+
+def _of_servers(path: Path) -> list[Entry]:
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        at, who, action, what = (str(told.pop(name, "")) for name in ("at", "who", "action", "model"))
+        found.append(Entry(at=at, who=who, action=f"serve.{action}", what=what, details=told))
+    return found

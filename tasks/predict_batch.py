@@ -128,7 +128,12 @@ def _predict_part(uri: str, package: Artifact, cache: Path, part: Part, place: s
     rows: dict[str, list[Any]] = {name: [] for name in _schema(model).names}
     for name, answer in _answers(model, part):
         scores = answer.get("scores", {})
-        values = {"input": name, "error": answer.get("error"), "value": answer.get("value"), "label": answer.get("label")}
+        values = {
+            "input": _text(name),
+            "error": _text(answer["error"]) if "error" in answer else None,
+            "value": answer.get("value"),
+            "label": answer.get("label"),
+        }
         values |= {"confidence": max(scores.values(), default=None)} | {f"score_{label}": score for label, score in scores.items()}
         for column, list_ in rows.items():
             list_.append(values.get(column))
@@ -141,6 +146,11 @@ def _predict_part(uri: str, package: Artifact, cache: Path, part: Part, place: s
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(rows, schema=_schema(model)), sink, compression="zstd")
     store.write_bytes(place, sink.getvalue().to_pybytes())
+
+
+def _text(text: str) -> str:
+    """Names of files need not be UTF-8; in the output they are."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _schema(model: Package) -> pa.Schema:

@@ -283,4 +283,12 @@ def test_the_audit_log_only_grows_and_has_what_happened_to_models(workspace: Pat
     assert "@" in second.who
     from datetime import UTC, datetime, timedelta
 
+    from deployments.serving.admin import write_down as write_down_of_servers
+
+    write_down_of_servers(workspace, "ada", "route", model="digits", route=None)
+    assert [(entry.who, entry.action, entry.what) for entry in read_audit(store, state_dir=workspace)][-1] == (
+        "ada",
+        "serve.route",
+        "digits",
+    )
     assert read_audit(store, datetime.now(UTC) + timedelta(hours=1)) == []

@@ -76,17 +76,21 @@ def test_every_picture_gets_one_row_in_order_and_broken_ones_say_why(context: St
     names = paint(tmp_path / "in", 25)
     (tmp_path / "in" / "00" / "00003.png").write_bytes(b"no picture")
     (tmp_path / "in" / "00" / "00004.png").write_bytes(b"")
+    (tmp_path / "in" / "00" / os.fsdecode(b"z\xe9.png")).write_bytes(
+        (tmp_path / "in" / "00" / "00000.png").read_bytes()
+    )  # a name that is not UTF-8
     (tmp_path / "in" / "notes.txt").write_text("not an input")
     (tmp_path / "in" / ".hidden.png").write_bytes(b"not an input")
     result = predict_batch(colours, [str(tmp_path / "in")], str(tmp_path / "out.parquet"), 4, context=context)
     rows = rows_of(result)
-    assert [Path(row["input"]).stem for row in rows] == [f"{index:05d}" for index in range(25)]
+    assert [Path(row["input"]).stem for row in rows] == [*(f"{index:05d}" for index in range(25)), "z?"]
+    assert rows.pop()["label"] == names[0]
     assert [row["label"] for index, row in enumerate(rows) if index not in (3, 4)] == [n for i, n in enumerate(names) if i not in (3, 4)]
     assert [row["error"] for row in rows[3:5]] == [
         "its bytes are in no known picture format"
     ] * 2  # no address in memory: the same each time
     assert all(row["label"] is None for row in rows[3:5])
-    assert (result.num_inputs, result.num_failed, result.num_parts) == (25, 2, 7)
+    assert (result.num_inputs, result.num_failed, result.num_parts) == (26, 2, 7)
     assert rows[0]["confidence"] == rows[0]["score_red"] > 0.99
 
 

@@ -69,7 +69,8 @@ def clean_up(older_than: str = "30d", keep: int = 10, really: bool = False) -> C
         raise InvalidOptionError("clean-up", [f"keep: {keep}: expected 0 or more"])
     with open_context() as context, cleaning(context.settings.state_dir) as alone:
         now = time.time()
-        busy = not alone or _others_run(context.settings.deadline_s)
+        shared = "://" in context.settings.workspace_uri  # a folder is this machine's own, and the lock knows all of its runs
+        busy = not alone or (shared and _others_run(context.settings.deadline_s))
         items = take_stock(context, now - age) + _old_runs(now - age)
         found = plan(items, now=now, older_than_s=age, keep=keep, protected=pointed_at(context), busy=busy)
         if not really:

@@ -1,6 +1,6 @@
 """The inference server against MLflow's scoring server, a plain FastAPI handler and a bare onnxruntime loop; both sides in one run.
 
-    python -m benchmarks.serving [--rounds 3] [--seconds 4] [--clients 16] [--parts small,resnet,latency,start]
+    python benchmarks/serving.py [--rounds 3] [--seconds 4] [--clients 16] [--parts small,resnet,latency,start]
 
 All servers of a part run at once and are asked in turns, one round after the other; medians over the rounds. Client and server share the
 machine's cores. Claims: small CNN (28x28): at least 3.0 x MLflow and 1.0 x the plain handler by JSON, 2.0 x that handler by binary tensors.
@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from benchmarks._load import Load, post, run_load
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # where it is run as a script
+
+from benchmarks._load import Load, post, run_load  # noqa: E402
+
 CLASSES = [str(number) for number in range(10)]
 
 

@@ -12,9 +12,9 @@ help: ## what there is to make
 setup: ## .venv with everything, Horovod included; nothing to do: ends at once
 	@infra/setup.sh
 
-run: setup ## the bundled digits through the whole pipeline, with 2 Horovod ranks, into the registry
+run: setup ## the bundled digits through the whole pipeline: 6 trials, 2 Horovod ranks, compression, into the registry
 	@$(VENV)/python -m infra.datasets.digits data/digits
-	$(VENV)/atelier run image-classification/small-cnn --data data/digits --name digits --workers 2
+	$(VENV)/atelier run image-classification/small-cnn --data data/digits --name digits --workers 2 --trials 6 --compress auto
 
 test: ## lint, types and all tests
 	@infra/setup.sh --test

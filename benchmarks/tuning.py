@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp"}
+ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp", "boosting": "tabular-classification/lightgbm"}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -50,8 +50,17 @@ def prepare(folder: Path, kind: str) -> None:
 def options(given: argparse.Namespace) -> dict[str, Any]:
     from algorithms.catalog import find_algorithm
 
-    own = {"image_size": given.image_size} if given.kind == "pictures" else {"target": "target"}
-    return find_algorithm(ALGORITHMS[given.kind]).config({"epochs": given.epochs, **own}).model_dump(mode="json")
+    own: dict[str, dict[str, Any]] = {
+        "pictures": {"image_size": given.image_size, "epochs": given.epochs},
+        "table": {"target": "target", "epochs": given.epochs},
+        "boosting": {"target": "target"},
+    }
+    return find_algorithm(ALGORITHMS[given.kind]).config(own[given.kind]).model_dump(mode="json")
+
+
+def ranges(given: argparse.Namespace) -> dict[str, Any]:
+    """What differs from the preset's own space."""
+    return {"learning_rate": given.learning_rates} if given.learning_rates else {}
 
 
 def plain(given: argparse.Namespace) -> None:
@@ -74,7 +83,7 @@ def plain(given: argparse.Namespace) -> None:
     data = DatasetRef.model_validate_json((folder / "ref.json").read_text())
     algorithm = ALGORITHMS[given.kind]
     preset, config = find_algorithm(algorithm), options(given)
-    space = narrow(preset, config, {})
+    space = narrow(preset, config, ranges(given))
     cores = len(os.sched_getaffinity(0))
 
     def objective(trial: optuna.Trial) -> float:
@@ -112,7 +121,7 @@ def ours(given: argparse.Namespace) -> None:
     data = DatasetRef.model_validate_json((given.folder / "ref.json").read_text())
     try:
         with StageContext.open(report=listen) as context:
-            tune(ALGORITHMS[given.kind], options(given), data, TuneSettings(trials=given.trials, seed=given.seeds), context=context)
+            tune(ALGORITHMS[given.kind], options(given), data, TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)), context=context)
     except GoalReached:
         return
 
@@ -132,7 +141,7 @@ def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namesp
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
     begin, cpu = time.time(), _cpu_s()
-    command += ["--kind", given.kind, "--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
+    command += ["--learning-rates", given.learning_rates, "--kind", given.kind, "--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = max(line["value"] for line in lines)
@@ -153,6 +162,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--image-size", type=int, default=8)
     parser.add_argument("--kind", choices=list(ALGORITHMS), default="pictures")
+    parser.add_argument("--learning-rates", default="", help="a range in place of the preset's own, such as 0.00001..1")
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--goal", type=float, help=argparse.SUPPRESS)

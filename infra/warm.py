@@ -132,11 +132,15 @@ class WarmJobs:
 
         Raises:
             AtelierError: the job's own error, or how it ended.
+            DeadlineExceededError: it did not end in time; also when no slot became free, or its Dask worker does not answer.
         """
         number = next(self._numbers)
+        limit = time.monotonic() + self.deadline_s + GONE_TIMEOUT_S  # the worker, which sees to the job's own deadline, comes first
         self.start(number, argument)
         try:
             while True:
+                if time.monotonic() > limit:
+                    raise DeadlineExceededError(self.what, self.deadline_s)
                 message = self.next(0.5)
                 if message is None or message.number != number:
                     continue

@@ -123,6 +123,37 @@ def test_an_error_of_ours_comes_back_as_itself(jobs: WarmJobs) -> None:
     assert error.file == "model.bin"
 
 
+def test_one_job_is_run_to_its_end_with_its_events_or_its_error(jobs: WarmJobs) -> None:
+    events: list[dict[str, Any]] = []
+    jobs.run(json.dumps({"do": "steps", "count": 3, "pause_s": 0.01}), events.append)
+    assert [event["step"] for event in events] == [1, 2, 3]
+    with pytest.raises(CorruptArtifactError, match="model.bin"):
+        jobs.run(json.dumps({"do": "own error"}), events.append)
+    assert not jobs.running
+
+
+def test_one_job_whose_listener_raises_is_stopped(jobs: WarmJobs) -> None:
+    def interrupted(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(json.dumps({"do": "steps", "count": 500, "pause_s": 0.2}), interrupted)
+    assert all(end.stopped for end in _follow(jobs).values())
+
+
+def test_one_job_that_never_gets_a_slot_ends_at_the_deadline(
+    program_cluster: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.warm.GONE_TIMEOUT_S", 0.5)
+    busy = [program_cluster.submit(time.sleep, 4, resources={"slot": 1}, pure=False) for _ in range(2)]
+    with (
+        WarmJobs(program_cluster, "warm_program", ["json"], threads=1, deadline_s=0.5, log_dir=tmp_path, what="The run") as jobs,
+        pytest.raises(DeadlineExceededError, match="The run"),
+    ):
+        jobs.run(json.dumps({"do": "where"}), lambda event: None)
+    program_cluster.cancel(busy)
+
+
 def test_a_killed_warm_process_is_a_failure_of_that_job_only(jobs: WarmJobs) -> None:
     _start(jobs, 0, "kill parent")
     ended = _follow(jobs)[0]

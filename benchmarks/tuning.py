@@ -27,7 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp", "boosting": "tabular-classification/lightgbm"}
+ALGORITHMS = {
+    "pictures": "image-classification/small-cnn",
+    "table": "tabular-classification/mlp",
+    "boosting": "tabular-classification/lightgbm",
+}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -121,7 +125,13 @@ def ours(given: argparse.Namespace) -> None:
     data = DatasetRef.model_validate_json((given.folder / "ref.json").read_text())
     try:
         with StageContext.open(report=listen) as context:
-            tune(ALGORITHMS[given.kind], options(given), data, TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)), context=context)
+            tune(
+                ALGORITHMS[given.kind],
+                options(given),
+                data,
+                TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)),
+                context=context,
+            )
     except GoalReached:
         return
 
@@ -141,7 +151,18 @@ def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namesp
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
     begin, cpu = time.time(), _cpu_s()
-    command += ["--learning-rates", given.learning_rates, "--kind", given.kind, "--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
+    command += [
+        "--learning-rates",
+        given.learning_rates,
+        "--kind",
+        given.kind,
+        "--epochs",
+        str(given.epochs),
+        "--image-size",
+        str(given.image_size),
+        "--goal",
+        str(goal),
+    ]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = max(line["value"] for line in lines)

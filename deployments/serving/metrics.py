@@ -27,7 +27,7 @@ class Metrics:
     """All metrics of one process."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()
         self._registry = CollectorRegistry()
         more: dict[str, Any] = {"registry": self._registry}
         version = ("model", "version")
@@ -69,7 +69,7 @@ class Metrics:
         """All of it in Prometheus' text format; of all workers where there are several."""
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
-            MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(registry, path=folder)
             return generate_latest(registry)
         return generate_latest(self._registry)
 

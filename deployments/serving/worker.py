@@ -186,7 +186,7 @@ def run(options: ServeOptions, bound: socket.socket) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = build(options, load_settings())
     config = uvicorn.Config(
-        server,  # type: ignore[arg-type]
+        server,
         http="httptools",
         loop="uvloop",
         ws="none",

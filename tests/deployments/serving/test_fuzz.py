@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.deployments.serving.conftest import Running
 
@@ -22,6 +23,7 @@ def test_generated_requests_never_make_the_server_fail(server: Running) -> None:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     seen: Counter[str] = Counter()
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok), f"an operation that is none: {result}"
         operation = result.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             examples = 2 if operation.label in SLOW else EXAMPLES

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel, ConfigDict, Field
@@ -91,7 +92,7 @@ def _others_run(deadline_s: float) -> bool:
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]))
     recent = FlowRunFilterStartTime(after_=datetime.now(UTC) - timedelta(seconds=deadline_s))
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running, start_time=recent), limit=10)
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running, start_time=recent), sort=FlowRunSort.ID_DESC, limit=10)
     return any(str(run.id) != _own_id() for run in found)
 
 
@@ -105,7 +106,7 @@ def _old_runs(before: float) -> list[Item]:
     with get_client(sync_client=True) as client:
         while True:
             runs = FlowRunFilter(state=ended, end_time=past)
-            page = client.read_flow_runs(flow_filter=flows, flow_run_filter=runs, limit=_PAGE, offset=len(found))
+            page = client.read_flow_runs(flow_filter=flows, flow_run_filter=runs, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=len(found))
             found += [Item(kind="prefect run", key=str(run.id), written=run.end_time.timestamp()) for run in page if run.end_time]
             if len(page) < _PAGE:
                 return found

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from flows._result_guard import check_result
 from infra import access
@@ -138,9 +139,9 @@ def test_a_mistyped_setting_does_not_tell_its_value(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("text", ["admin", f"admin:{SECRET[:5]}", f":{SECRET}", f"admin:{SECRET}\n"])
 def test_a_login_that_is_none_is_refused_without_telling_it(text: str) -> None:
     with pytest.raises(InvalidSettingError) as told:
-        access.login(Settings(login=text))
+        access.login(Settings(login=SecretStr(text)))
     assert SECRET[:5] not in str(told.value)
-    assert SECRET not in repr(Settings(login=text))
+    assert SECRET not in repr(Settings(login=SecretStr(text)))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_a_login_that_is_none_is_refused_without_telling_it(text: str) -> None:
 )
 def test_without_a_login_servers_stay_on_loopback(host: str, loopback: bool) -> None:
     assert access.is_loopback(host) == loopback
-    access.check_exposure("Prefect", host, Settings(login=f"admin:{SECRET}"))
+    access.check_exposure("Prefect", host, Settings(login=SecretStr(f"admin:{SECRET}")))
     if loopback:
         access.check_exposure("Prefect", host, Settings())
     else:
@@ -194,7 +195,7 @@ def _port() -> int:
 def test_prefect_and_mlflow_answer_only_who_has_the_login(workspace: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> None:
     from infra.prefect_server import EmbeddedServer
 
-    settings = Settings(workspace=str(workspace), cache_dir=load_settings().cache_dir, login=f"admin:{SECRET}")
+    settings = Settings(workspace=str(workspace), cache_dir=load_settings().cache_dir, login=SecretStr(f"admin:{SECRET}"))
     port = _port()
     database = f"sqlite:///{workspace / 'tracking.db'}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -261,10 +262,11 @@ def test_no_secret_is_told_by_a_whole_run(
     out, err = capfd.readouterr()
     told = json.dumps(result.model_dump(mode="json")) + out + err
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
-        told += json.dumps([run.model_dump(mode="json") for run in client.read_flow_runs(limit=50)])
+        told += json.dumps([run.model_dump(mode="json") for run in client.read_flow_runs(sort=FlowRunSort.ID_DESC, limit=50)])
         told += json.dumps([artifact.model_dump(mode="json") for artifact in client.read_artifacts()])
         told += json.dumps([line.model_dump(mode="json") for line in client.read_logs(limit=200)])
     for value in secrets.values():

@@ -90,7 +90,7 @@ def _own_id() -> str:
 def _others_run(deadline_s: float) -> bool:
     """Whether this Prefect server knows of a flow that runs, on whatever machine; one older than any run may take was lost by a crash."""
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]))
-    recent = FlowRunFilterStartTime(after_=datetime.now(UTC) - timedelta(seconds=deadline_s))
+    recent = FlowRunFilterStartTime.model_validate({"after_": datetime.now(UTC) - timedelta(seconds=deadline_s)})
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running, start_time=recent), sort=FlowRunSort.ID_DESC, limit=10)
     return any(str(run.id) != _own_id() for run in found)
@@ -101,7 +101,7 @@ def _old_runs(before: float) -> list[Item]:
     ours = [*OWN_FLOWS, *(flow_name(algorithm.name) for algorithm in list_algorithms()[0])]
     flows = FlowFilter(name=FlowFilterName(any_=ours))
     ended = FlowRunFilterState(type=FlowRunFilterStateType(any_=sorted(TERMINAL_STATES)))
-    past = FlowRunFilterEndTime(before_=datetime.fromtimestamp(before, UTC))
+    past = FlowRunFilterEndTime.model_validate({"before_": datetime.fromtimestamp(before, UTC)})
     found: list[Item] = []
     with get_client(sync_client=True) as client:
         while True:

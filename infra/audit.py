@@ -51,7 +51,7 @@ def read(store: Store, since: datetime | None = None, state_dir: Path | None = N
     found += [] if state_dir is None else _of_servers(state_dir / "serving" / "audit.jsonl")
     for name in log.names():
         for event in log.read(name):
-            details = {"reason": event.reason} if event.reason else {}
+            details: dict[str, Any] = {"reason": event.reason} if event.reason else {}
             if event.alias:
                 details |= {"alias": event.alias, "before": event.before, "after": event.after}
             found.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -27,12 +27,11 @@ def decode_picture(source: str | os.PathLike[str] | bytes) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises on broken files besides OSError
+    except UnidentifiedImageError:
+        if isinstance(source, bytes):  # Pillow would tell the address of the object in memory, another one each time
+            raise OSError("its bytes are in no known picture format") from None
+        raise
+    except _BROKEN as error:
         raise OSError(f"not a picture that can be decoded: {error}") from None
 
 

@@ -22,6 +22,13 @@ COMMANDS = {
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
     "cluster": "deployments.cluster_command:cluster",
+    "batch-predict": "deployments.batch_command:batch_predict",
+    "serve": "deployments.serve_command:serve",
+    "canary": "deployments.canary_command:canary",
+    "monitor": "deployments.monitor_command:monitor",
+    "keys": "deployments.keys_command:keys",
+    "clean-up": "deployments.clean_up_command:clean_up",
+    "audit": "deployments.audit_command:audit",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -31,6 +38,13 @@ SUMMARIES = {
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
     "cluster": "Show what a Dask cluster is made of; make certificates.",
+    "batch-predict": "Predict any number of inputs on the cluster; goes on after a kill.",
+    "serve": "Serve registered models over HTTP.",
+    "canary": "Put a version on trial: promoted or rolled back by itself.",
+    "monitor": "Compare what a model was asked with what it learned from.",
+    "keys": "API keys of the inference server.",
+    "clean-up": "Say what is old and unused, and remove it.",
+    "audit": "Who did what in this workspace.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

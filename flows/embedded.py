@@ -11,9 +11,10 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.progress import make_progress
+from infra.access import prefect_client_variables
 from infra.context import Backend, StageContext
 from infra.prefect_server import EmbeddedServer, configured_url, prefect_server
 from infra.settings import load_settings
@@ -72,7 +73,8 @@ class EmbeddedFlow(Flow[P, R]):
         if FlowRunContext.get() is not None:
             return super().__call__(*args, **kwargs)
         if url := PREFECT_API_URL.value() or configured_url():
-            with temporary_settings({PREFECT_API_URL: url}):
+            known = prefect_client_variables(load_settings()).get("PREFECT_API_AUTH_STRING")
+            with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})):
                 return super().__call__(*args, **kwargs)
         with prefect_server(load_settings()) as server:
             assert server is not None, "an API was configured in the meantime"

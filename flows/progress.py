@@ -117,7 +117,8 @@ class LiveProgress:
 
         table = Table.grid(padding=(0, 1))
         with self._lock:
-            for name in [*STAGES, *(line for line in self._lines if line not in STAGES)]:
+            expected = STAGES if any(name in STAGES for name in self._lines) else ()  # other flows have stages of their own
+            for name in [*expected, *(line for line in self._lines if line not in STAGES)]:
                 line = self._lines.get(name)
                 if line is None:
                     table.add_row(" ", Text(name, style="dim"), "", "")

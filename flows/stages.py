@@ -21,10 +21,12 @@ from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows._result_guard import check_result
 from infra.artifacts import Artifact, find
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.errors import ArtifactNotFoundError
+from infra.in_use import using
 from infra.keys import content_key
 from infra.store import open_store
 
@@ -53,7 +55,7 @@ class WorkspaceResults(WritableFileSystem):
     # Prefect calls the plain names with `_sync=True` from synchronous flows, and the names with an `a` from others.
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         try:
-            return open_store(self.workspace).read_bytes(f"prefect/results/{path}")
+            return check_result(open_store(self.workspace).read_bytes(f"prefect/results/{path}"))
         except ArtifactNotFoundError as error:
             raise ValueError(str(error)) from error  # what Prefect takes as "no result yet"
 
@@ -75,7 +77,8 @@ def stage_context(context: StageContext) -> Iterator[StageContext]:
     results.save(f"atelier-{content_key(workspace)[:16]}", overwrite=True)  # Prefect takes no storage that its server does not know
     token, results_token = _context.set(context), _results.set(results)
     try:
-        yield context
+        with using(context.settings.state_dir):
+            yield context
     finally:
         _context.reset(token)
         _results.reset(results_token)

@@ -133,6 +133,14 @@ class FolderStore:
                 status = self._path(key).stat()
                 yield key, f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
 
+    def written(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        for key in self.list(prefix):
+            try:
+                status = self._path(key).stat()
+            except FileNotFoundError:
+                continue  # removed since it was listed
+            yield key, status.st_size, status.st_mtime
+
     def delete(self, prefix: str) -> None:
         path = self._path(prefix)
         with self._errors(prefix):

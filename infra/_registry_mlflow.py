@@ -17,12 +17,14 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from infra._registry_sqlite import MARK
 from infra._registry_version import ModelVersion, from_tags
+from infra.access import mlflow_client_variables, without_password
 from infra.errors import ServiceError
 from infra.settings import Settings
 
@@ -49,24 +51,28 @@ class MlflowBackend:
         uri: tracking URI of a server or a database; with ``database`` it is ours, and made when it is first needed.
         database: the file of the embedded SQLite database, or None.
         artifacts: where MLflow runs may keep files.
+        variables: by which MLflow's client says who it is.
         cache: local folder that keeps an empty database, so that a new workspace does not wait for MLflow's migrations.
     """
 
-    def __init__(self, uri: str, database: Path | None, artifacts: Path, cache: Path) -> None:
+    def __init__(
+        self, uri: str, database: Path | None, artifacts: Path, cache: Path, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._uri, self._database, self._artifacts, self._cache = uri, database, artifacts, cache
+        self._variables = variables
 
     @classmethod
     def open(cls, settings: Settings) -> MlflowBackend:
         """The backend of ``settings.registry``, or of ``mlflow.db`` in the state folder; touches nothing yet."""
         artifacts = settings.state_dir / "mlflow-artifacts"
         if settings.registry:
-            return cls(settings.registry, None, artifacts, settings.cache_path)
+            return cls(settings.registry, None, artifacts, settings.cache_path, mlflow_client_variables(settings))
         database = settings.state_dir / "mlflow.db"
         return cls(f"sqlite:///{database}", database, artifacts, settings.cache_path)
 
     @cached_property
     def _client(self) -> MlflowClient:
-        for key, value in _QUIET.items():
+        for key, value in (*_QUIET.items(), *self._variables.items()):
             os.environ.setdefault(key, value)
         from mlflow.tracking import MlflowClient
 
@@ -112,7 +118,7 @@ class MlflowBackend:
             yield client
         except MlflowException as error:
             if error.error_code != unless:
-                raise ServiceError(f"The model registry (MLflow at {self._uri})", str(error)) from error
+                raise ServiceError(f"The model registry (MLflow at {without_password(self._uri)})", str(error)) from error
 
     @cached_property
     def _experiment(self) -> str:
@@ -154,6 +160,27 @@ class MlflowBackend:
     def end_run(self, run_id: str, status: str) -> None:
         with self._ours() as client:
             client.set_terminated(run_id, status)
+
+    def old_runs(self, before: float) -> list[tuple[str, float]]:
+        """Id and end of the runs that ended before a moment (seconds since 1970); those that still run are none."""
+        if self._database is not None and not self._database.exists():
+            return []
+        found: list[tuple[str, float]] = []
+        with self._ours() as client:
+            token: str | None = None
+            while token is None or token:
+                query = f"attributes.end_time > 0 and attributes.end_time < {int(before * 1000)}"
+                page = client.search_runs([self._experiment], query, max_results=_PAGE, page_token=token)
+                found += [(run.info.run_id, run.info.end_time / 1000) for run in page]
+                token = page.token or ""
+        return found
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run with its metrics; on a server it is marked as deleted, and ``mlflow gc`` there removes it."""
+        with self._ours(unless=_MISSING) as client:
+            client.delete_run(run_id)
+            if self._database is not None:
+                client._tracking_client.store._hard_delete_run(run_id)
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """All versions that Atelier registered, of one name or of all, by name and number."""

@@ -230,6 +230,14 @@ class S3Store:
             yield key
 
     def states(self, prefix: str) -> Iterator[tuple[str, str]]:
+        for key, entry in self._entries(prefix):
+            yield key, f"{entry['Size']} {entry['ETag']}"
+
+    def written(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        for key, entry in self._entries(prefix):
+            yield key, int(entry["Size"]), entry["LastModified"].timestamp()
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         start = self._prefix + check_key(prefix, prefix=True)
         more: dict[str, Any] = {}
         while True:
@@ -237,7 +245,7 @@ class S3Store:
             assert isinstance(page, dict)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):  # folders made by other tools
-                    yield entry["Key"].removeprefix(self._prefix), f"{entry['Size']} {entry['ETag']}"
+                    yield entry["Key"].removeprefix(self._prefix), entry
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

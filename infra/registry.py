@@ -20,7 +20,7 @@ from infra._registry_version import ModelVersion, check_alias, check_name, figur
 from infra._registry_zip import pack, unpack
 from infra.artifacts import Artifact, fetch, publish
 from infra.errors import ArtifactNotFoundError, CorruptArtifactError, InvalidOptionError, ModelNotFoundError
-from infra.promotion import CHALLENGER, CHAMPION, LogEvent, Operation, live_at, previous_champion, replay_aliases
+from infra.promotion import CHALLENGER, CHAMPION, LogEvent, Operation, live_at, previous_champion, registered_versions, replay_aliases
 from infra.settings import Settings
 from infra.store import Store
 
@@ -58,6 +58,21 @@ class Registry:
 
     def log_run_end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         self._ledger.mlflow.end_run(run_id, status)
+
+    def old_runs(self, before: float) -> list[tuple[str, float]]:
+        """Id and end of MLflow runs that ended before a moment (seconds since 1970), whether a version points at them or not."""
+        with self._ledger.lock:
+            return self._ledger.mlflow.old_runs(before)
+
+    def delete_run(self, run_id: str) -> None:
+        with self._ledger.lock:
+            self._ledger.mlflow.delete_run(run_id)
+
+    def recorded(self) -> list[ModelVersion]:
+        """Every version that the log says is there, and every one that MLflow has: what must not lose what it points at."""
+        log = self._ledger.log
+        noted = [event.record for name in log.names() for event in registered_versions(log.read(name)).values()]
+        return [ModelVersion.model_validate(record) for record in noted if record is not None] + self.versions()
 
     # Reading
 
@@ -234,6 +249,25 @@ class Registry:
                     f"a rollback of {name!r}", ["no earlier champion still exists"], f"`atelier models history {name}` shows all."
                 )
             return self.promote(name, target, reason=reason or "rollback", who=who, operation="rollback")
+
+    def note(self, name: str, version: int, *, reason: str, compared: Mapping[str, Any] | None = None, who: str | None = None) -> None:
+        """Write into the log what became of a version as a canary; no alias moves.
+
+        Raises:
+            ModelNotFoundError: no such version.
+        """
+        with self._ledger.changing(name):
+            self.get(f"{name}/{version}")
+            event = LogEvent(
+                at=self._ledger.log.stamp(name),
+                who=who or whoami(),
+                operation="canary",
+                name=name,
+                version=version,
+                reason=reason,
+                compared=dict(compared or {}),
+            )
+            self._ledger.carry_out(event)
 
     def tag(self, name: str, version: int, key: str, value: str) -> ModelVersion:
         """Set a tag of a version."""

@@ -7,9 +7,9 @@ import os
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from infra.cluster_settings import KubernetesSettings, SlurmSettings, SshSettings
@@ -58,6 +58,13 @@ class Settings(BaseSettings):
     )
     hang_s: Annotated[float, Field(gt=0)] = Field(
         default=300.0, description="How long a rank may stand still while others wait for it before it is replaced, seconds."
+    )
+    login: SecretStr = Field(
+        default=SecretStr(""), description="USER:PASSWORD that Prefect and MLflow ask for; required where they do not listen on loopback."
+    )
+    package_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed.",
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
@@ -116,10 +123,13 @@ def load_settings() -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettingError([f"atelier.toml is no TOML: {error}"]) from None
     except ValidationError as error:
-        raise InvalidSettingError([_in_words(one) for one in error.errors()]) from None
+        raise InvalidSettingError([_fault(one["loc"], one["msg"], one["input"]) for one in error.errors()]) from None
 
 
-def _in_words(fault: Any) -> str:
-    if not fault["loc"]:  # between fields: what came is all of the settings
-        return str(fault["msg"])
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})"
+def _fault(loc: tuple[int | str, ...], message: str, value: object) -> str:
+    """One fault in words. What came is told only for a setting that is known and no secret: under a mistyped name may stand a password."""
+    if not loc:  # between fields: what came is all of the settings
+        return message
+    field = Settings.model_fields.get(str(loc[0]))
+    told = "" if field is None or field.annotation is SecretStr else f" (got {value!r})"
+    return f"{'.'.join(map(str, loc))}: {message}{told}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol, runtime_checkable
@@ -66,6 +67,10 @@ class Store(Protocol):
         """As ``list``, each key with a short text that changes when its bytes are replaced."""
         ...
 
+    def written(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        """As ``list``, each key with its bytes and when it was written, seconds since 1970."""
+        ...
+
     def delete(self, prefix: str) -> None:
         """Remove the key, or everything below the folder, of this name. Nothing there: no error."""
         ...
@@ -100,6 +105,7 @@ class MemoryStore:
     """Bytes in a dictionary of this process, one for each name: for tests and trials."""
 
     _all: ClassVar[dict[str, dict[str, bytes]]] = {}
+    _times: ClassVar[dict[str, dict[str, float]]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, uri: str) -> None:
@@ -127,13 +133,14 @@ class MemoryStore:
 
     def write_bytes(self, key: str, data: bytes) -> None:
         self._objects[check_key(key)] = bytes(data)
+        self._times.setdefault(self._uri, {})[key] = time.time()
 
     def create(self, key: str, data: bytes) -> bool:
         check_key(key)
         with self._lock:
             if key in self._objects:
                 return False
-            self._objects[key] = bytes(data)
+            self.write_bytes(key, data)
             return True
 
     def put_file(self, path: Path, key: str) -> None:
@@ -155,6 +162,10 @@ class MemoryStore:
     def states(self, prefix: str) -> Iterator[tuple[str, str]]:
         for key in self.list(prefix):
             yield key, hashlib.sha256(self.read_bytes(key)).hexdigest()
+
+    def written(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        for key in self.list(prefix):
+            yield key, len(self._objects[key]), self._times[self._uri][key]
 
     def delete(self, prefix: str) -> None:
         check_key(prefix)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from infra.datasets.card import SPLITS, DatasetRef
 from infra.datasets.dataset import Dataset, RowGroup, open_dataset
 from infra.store import open_store
 from tasks import _gx
+from tasks._fan_out import in_order
 from tasks._near_duplicates import describe_duplicates, show_pictures
 from tasks._pictures import THUMB, join_profiles, profile_pictures, summarise_pictures
 from tasks._profiles import class_profile, column_profile
@@ -32,7 +32,6 @@ Part = TypeVar("Part")
 BUNDLE_ROWS = (
     200  # pictures of a task: small row groups go together, so that the scheduling of many short tasks does not cost more than they do
 )
-AHEAD = 4  # tasks in flight for each slot: enough that none waits, few enough that a stop is quick
 
 
 @dataclass
@@ -105,31 +104,9 @@ def each_bundle(
     context: StageContext, dataset: Dataset, rows: int, task: Callable[..., Part], *arguments: Any, phase: str = "validate"
 ) -> Iterator[Part]:
     """The task's result for every bundle of row groups, in order; on all slots, a few ahead, reporting progress. Stops its tasks when it is left."""
-    from infra.cluster import num_slots
-
-    client = context.client()
-    waiting = deque(bundles(dataset, rows))
-    steps, window = len(waiting), AHEAD * max(1, num_slots(client))
-    begin, samples = time.monotonic(), 0
-    running: deque[tuple[int, Any]] = deque()
-    try:
-        while waiting or running:
-            while waiting and len(running) < window:
-                groups = waiting.popleft()
-                call = (context.store.uri, dataset.ref, dataset.cache_dir, groups, *arguments)
-                future = client.submit(task, *call, resources={"slot": 1}, pure=False)
-                running.append((sum(group.num_rows for group in groups), future))
-            num_rows, future = running.popleft()
-            result = future.result()
-            future.release()
-            samples += num_rows
-            rate = samples / max(time.monotonic() - begin, 1e-9)
-            step = steps - len(waiting) - len(running)
-            context.report({"kind": "progress", "phase": phase, "step": step, "steps": steps, "samples_per_s": rate})
-            yield result
-    finally:
-        if running:
-            client.cancel([future for _, future in running])
+    groups = list(bundles(dataset, rows))
+    calls = [(context.store.uri, dataset.ref, dataset.cache_dir, bundle, *arguments) for bundle in groups]
+    yield from in_order(context, task, calls, [sum(group.num_rows for group in bundle) for bundle in groups], phase=phase)
 
 
 def look_at_pictures(dataset: Dataset, expectations: Sequence[Expectation], context: StageContext, loading: Future[Any]) -> Look:

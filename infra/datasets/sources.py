@@ -15,7 +15,7 @@ from infra.datasets.card import Kind
 from infra.datasets.images import SPLIT_FOLDERS, is_hidden, is_picture, walk
 from infra.datasets.tabular_files import FORMATS, table_format
 from infra.errors import InvalidSourceError, SourceNotFoundError
-from infra.store import open_store
+from infra.store import FolderStore, Store, open_store
 
 _DOWNLOADS = 8
 
@@ -82,6 +82,16 @@ def _state(file: Path) -> str:
     except FileNotFoundError:  # a link to nowhere
         return "gone"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def open_source(source: str) -> tuple[Store, str]:
+    """The store in which a source lies, and what stands there before the names of ``listing``; a source that is one file is that key itself."""
+    path = local_path(source)
+    if path is None:
+        root, prefix = _split_remote(source)
+        return open_store(root), prefix
+    path = path.absolute()
+    return (FolderStore(str(path)), "") if path.is_dir() else (FolderStore(str(path.parent)), path.name)
 
 
 def _split_remote(source: str) -> tuple[str, str]:

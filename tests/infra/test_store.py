@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,16 @@ def test_what_was_written_is_read(store: Store) -> None:
     assert (store.read_bytes("a/b.bin"), store.size("a/b.bin"), store.exists("a/b.bin")) == (b"one", 3, True)
     store.write_bytes("a/b.bin", b"")
     assert (store.read_bytes("a/b.bin"), store.size("a/b.bin")) == (b"", 0)
+
+
+def test_a_key_is_listed_with_its_size_and_when_it_was_written(store: Store) -> None:
+    begin = time.time()
+    store.write_bytes("runs/a", b"12345")
+    store.create("runs/b/c", b"1")
+    found = list(store.written("runs/"))
+    assert [(key, size) for key, size, _ in found] == [("runs/a", 5), ("runs/b/c", 1)]
+    assert all(begin - 5 < at < time.time() + 5 for _, _, at in found)  # S3 counts in whole seconds, by a clock of its own
+    assert list(store.written("other/")) == []
 
 
 def test_a_key_that_is_not_there_is_an_error_that_names_it(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What the inference server kept: served requests and true answers, read back in bounded memory.
+
+captures/MODEL/DATE/TIME-ID.parquet    see deployments/serving/capture.py
+feedback/MODEL/DATE/TIME-ID.parquet    time, model, version, told, truth, correct (labels), squared_error (values)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.store import Store
+
+CAPTURES, FEEDBACK = "captures", "feedback"
+FILE, ROW = "_file", "_row"
+HEAVY = "image"
+
+
+def _written(key: str) -> datetime:
+    """When a file was written, by its name."""
+    date, name = key.split("/")[-2:]
+    return datetime.strptime(f"{date} {name.split('-')[0]}", "%Y-%m-%d %H%M%S.%f").replace(tzinfo=UTC)
+
+
+def _files(store: Store, folder: str, model: str, since: datetime) -> list[str]:
+    """Files written since then, the newest first; a row is never newer than its file."""
+    keys = [key for key in store.list(f"{folder}/{model}/") if key.endswith(".parquet")]
+    return sorted((key for key in keys if _written(key) >= since), key=_written, reverse=True)
+
+
+def _read(store: Store, key: str, version: int, since: datetime, until: datetime) -> pa.Table:
+    """The rows of one file that are of the version and within the time; without pictures, but with where to find them."""
+    with store.open(key) as stream:
+        file = pq.ParquetFile(stream)
+        table = file.read(columns=[name for name in file.schema_arrow.names if name != HEAVY])
+    table = table.append_column(FILE, pa.array([key] * table.num_rows, pa.string()))
+    table = table.append_column(ROW, pa.array(range(table.num_rows), pa.int32()))
+    time = table.column("time")
+    within = pc.and_(pc.greater_equal(time, pa.scalar(since, time.type)), pc.less_equal(time, pa.scalar(until, time.type)))
+    return table.filter(pc.and_(within, pc.equal(table.column("version"), version)))
+
+
+def read_rows(store: Store, folder: str, model: str, version: int, since: datetime, until: datetime, most: int) -> pa.Table | None:
+    """The newest ``most`` rows of a version in order of time; None if there is none.
+
+    Args:
+        folder: ``CAPTURES`` or ``FEEDBACK``.
+    """
+    tables: list[pa.Table] = []
+    num_rows = 0
+    for key in _files(store, folder, model, since):
+        table = _read(store, key, version, since, until)
+        if table.num_rows:
+            tables.append(table)
+            num_rows += table.num_rows
+        if num_rows >= most:
+            break
+    if not tables:
+        return None
+    whole = pa.concat_tables(tables, promote_options="default").sort_by("time")
+    return whole.slice(max(0, whole.num_rows - most))
+
+
+def pictures_of(store: Store, table: pa.Table) -> Iterator[tuple[int, bytes | None]]:
+    """Place in the table and bytes of each row's picture, a file at a time; None if only its statistics were kept."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for place, (file, row) in enumerate(zip(table.column(FILE).to_pylist(), table.column(ROW).to_pylist(), strict=True)):
+        places.setdefault(file, []).append((place, row))
+    for file, rows in places.items():
+        with store.open(file) as stream:
+            images = pq.ParquetFile(stream).read(columns=[HEAVY]).column(HEAVY)
+        for place, row in rows:
+            value: Any = images[row].as_py()
+            yield place, value

@@ -1,0 +1,158 @@
+"""What a clean-up removes, and what it never does."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.cli import main
+from infra.artifacts import publish
+from infra.audit import read as read_audit
+from infra.errors import InvalidOptionError
+from infra.in_use import cleaning, using
+from infra.registry import Registry
+from infra.settings import load_settings
+from infra.store import open_store
+from tasks._retention import NEEDED_BY_RUNS, Item, parse_age, plan
+from tests.packages import write_sums
+
+NOW, DAY = 1_000_000_000.0, 86_400.0
+
+
+def item(key: str, days: float, kind: Any = "run", group: str = "runs") -> Item:
+    return Item(kind=kind, key=key, group=group, num_bytes=10, written=NOW - days * DAY)
+
+
+def keys(items: list[Item], **more: Any) -> list[str]:
+    values: dict[str, Any] = {"now": NOW, "older_than_s": 30 * DAY, "keep": 0, "protected": set(), "busy": False, **more}
+    return [one.key for one in plan(items, **values).remove]
+
+
+def test_what_is_old_goes_and_what_is_young_stays() -> None:
+    assert keys([item("runs/a", 31), item("runs/b", 29), item("runs/c", 30)]) == ["runs/a", "runs/c"]
+
+
+def test_the_newest_stay_however_old_they_are_in_each_group_by_itself() -> None:
+    items = [item(f"captures/{model}/{day}", day, "capture", model) for model in ("m", "n") for day in (40, 50, 60)]
+    assert keys(items, keep=2) == ["captures/m/60", "captures/n/60"]
+    assert keys(items, keep=3) == []
+
+
+def test_what_something_points_at_stays() -> None:
+    assert keys([item("runs/a", 99), item("runs/b", 99)], protected={"runs/a"}) == ["runs/b"]
+
+
+@pytest.mark.parametrize("kind", sorted(NEEDED_BY_RUNS))
+def test_while_a_run_is_going_nothing_goes_that_it_may_need(kind: Any) -> None:
+    assert keys([item("x", 99, kind)], busy=True) == []
+    assert keys([item("x", 99, "capture")], busy=True) == ["x"]
+
+
+def test_checkpoints_go_with_their_run_and_not_twice() -> None:
+    items = [item("runs/a", 99), item("runs/a/checkpoints", 99, "checkpoints"), item("runs/b/checkpoints", 99, "checkpoints")]
+    assert keys(items) == ["runs/b/checkpoints", "runs/a"]
+    assert keys(items, protected={"runs/a"}) == ["runs/a/checkpoints", "runs/b/checkpoints"]
+
+
+def test_the_plan_says_why_the_rest_stays() -> None:
+    items = [item("runs/a", 99), item("runs/b", 98), item("runs/c", 1), item("runs/d", 97)]
+    found = plan(items, now=NOW, older_than_s=30 * DAY, keep=2, protected={"runs/a"}, busy=True)
+    assert found.kept == {
+        "a registered version points at it": 1,
+        "a run is going that may need it": 1,
+        "among the newest": 1,
+        "not old enough": 1,
+    }
+    assert (found.remove, found.num_bytes) == ([], 0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("12h", 43_200), (" 30D ", 30 * DAY), ("8w", 56 * DAY)])
+def test_an_age(text: str, seconds: float) -> None:
+    assert parse_age(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "30m", "0d", "1y", "1e3d"])
+def test_no_age(text: str) -> None:
+    with pytest.raises(InvalidOptionError, match="older-than"):
+        parse_age(text)
+
+
+def test_a_clean_up_and_flows_know_of_each_other(tmp_path: Path) -> None:
+    with using(tmp_path), using(tmp_path), cleaning(tmp_path) as alone:
+        assert not alone
+    with cleaning(tmp_path) as alone:
+        assert alone
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_removes_nothing_and_then_only_what_nothing_points_at_goes(
+    shared_services: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings()
+    store = open_store(settings.workspace_uri)
+    registry = Registry(settings, store)
+    package = publish(store, write_sums(tmp_path / "package"), "runs/live/package", "export")
+    live, stale = registry.start_run("live", {"a": 1}, {}), registry.start_run("stale", {"a": 1}, {})
+    for run_id in (live, stale):
+        registry.log_metrics(run_id, 1, {"loss": 0.5})
+        registry.log_run_end(run_id)
+    version = registry.register(
+        "sums", package, algorithm="x/y", dataset="d" * 64, metrics={"rmse": 1.0}, run_id=live, run_card_key="runs/live/card-sums"
+    )
+    registry.promote("sums", version.version)
+    for key in (
+        "runs/live/card-sums/index.html", "runs/live/checkpoints/1-0/state.json", "runs/live/trained/MANIFEST.json",
+        "runs/stale/trained/weights", "captures/sums/2026-01-01/100000.000000-a.parquet", "monitor/references/x.parquet",
+        "monitor/sums/20260101T000000Z/index.html", "batches/b/000000.parquet", "prefect/results/r", "datasets/d/card.json", "audit/2026-01-01/x.json",
+    ):  # fmt: skip
+        store.write_bytes(key, b"x" if not key.startswith("audit") else b'{"at": "2026-01-01T00:00:00+00:00", "who": "a", "action": "b"}')
+    log = settings.state_dir / "logs" / "ranks" / "old"
+    log.mkdir(parents=True)
+    (log / "rank-0.log").write_text("words")
+    store.write_bytes("captures/sums/2026-01-02/100000.000000-b.parquet", b"young")
+    before = {path for path in shared_services.rglob("*") if path.is_file() and ".db" not in path.name}
+    past = time.time() - 40 * DAY
+    for path in before:
+        if "young" not in path.read_text(errors="ignore"):
+            os.utime(path, (past, past))
+
+    status, dry = call(capsys, "clean-up", "--keep", "0", "--json")
+    assert (status, dry["done"]) == (0, False)
+    assert before <= {path for path in shared_services.rglob("*") if path.is_file()}
+    planned = {one["key"] for one in dry["items"]}
+    assert {"runs/stale", "runs/live/checkpoints", "batches/b", "prefect/results/r", "monitor/sums/20260101T000000Z"} <= planned
+    assert str(log) in planned
+    assert not any(
+        key.startswith(("datasets", "audit", "registry", "packages", "monitor/references")) or key == "runs/live" for key in planned
+    )
+    assert not any(one["kind"] == "mlflow run" for one in dry["items"]), "they ended a moment ago"
+
+    with using(settings.state_dir):
+        status, careful = call(capsys, "clean-up", "--keep", "0", "--yes", "--json")
+    assert careful["busy"]
+    assert store.exists("runs/stale/trained/weights")
+    assert not store.exists("captures/sums/2026-01-01/100000.000000-a.parquet")
+
+    status, done = call(capsys, "clean-up", "--keep", "0", "--yes", "--json")
+    assert (status, done["done"], done["busy"]) == (0, True, False)
+    assert not store.exists("runs/stale/trained/weights")
+    assert not log.exists()
+    for key in ("runs/live/card-sums/index.html", "runs/live/trained/MANIFEST.json", "captures/sums/2026-01-02/100000.000000-b.parquet"):
+        assert store.exists(key)
+    assert registry.package_folder(registry.get("sums@champion")).is_dir()
+    assert [entry.action for entry in read_audit(store)][-2:] == ["clean-up", "clean-up"]
+
+    registry.delete_run(stale)
+    assert not registry.has_run(stale)
+    assert registry.has_run(live)
+    assert {run_id for run_id, _ in registry.old_runs(time.time() + 60)} == {live}

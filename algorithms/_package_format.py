@@ -13,6 +13,7 @@ from infra.errors import ArtifactNotFoundError, CorruptArtifactError, InvalidOpt
 
 FORMAT = 1
 MODEL_FILE = "model.onnx"
+SEALED_FILE = "model.onnx.sealed"
 DESCRIPTION_FILE = "package.json"
 _LIBRARIES = (
     "onnx",
@@ -76,7 +77,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = int(description["format"])
-        description["files"][MODEL_FILE]
+        description["files"][SEALED_FILE if "sealed" in description else MODEL_FILE]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CorruptArtifactError(str(path), "of a valid package.json", sha256_of(path)) from None
     if version > FORMAT:

@@ -34,19 +34,24 @@ def has_gpu() -> bool:
     return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
 
 
-def open_session(model: Path | bytes, providers: Sequence[str] | None = None, threads: int | None = None) -> ort.InferenceSession:
+def open_session(
+    model: Path | bytes, providers: Sequence[str] | None = None, threads: int | None = None, *, spinning: bool = True
+) -> ort.InferenceSession:
     """A session of a model.
 
     Args:
         model: a file, or the model's bytes.
         providers: names of onnxruntime's execution providers; None: CUDA if a GPU works, with the CPU behind it.
         threads: CPU threads within an operator; None: the cores of this process.
+        spinning: whether threads that wait for work burn their core meanwhile; not where others need it.
     """
     options = ort.SessionOptions()
     # A number of its own keeps onnxruntime from pinning threads to cores that a container does not give.
     options.intra_op_num_threads = threads or num_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = model if isinstance(model, bytes) else str(model)
     if providers is None and has_gpu():
         ort.set_default_logger_severity(_FATAL)  # a driver without the CUDA libraries is no fault: the CPU takes over

@@ -31,6 +31,7 @@ from algorithms._package_format import (
 )
 from algorithms._package_images import decode_picture, group_by_size
 from algorithms._package_runtime import open_session
+from algorithms._package_sealing import model_source
 from algorithms._package_tables import Column, UnusableInputError, convert_row, read_rows, stack_rows
 from infra.errors import InvalidOptionError, ParityError
 
@@ -142,12 +143,13 @@ class Package:
         Raises:
             ArtifactNotFoundError: a file is missing.
             CorruptArtifactError: a file differs from its digest; it is named.
+            InvalidSettingError: it is sealed, and the settings have no key, or another one.
         """
         folder = Path(folder)
         description = read_description(folder)
         if verify:
             verify_files(folder, description)
-        return cls(folder, description, open_session(folder / MODEL_FILE, providers, threads))
+        return cls(folder, description, open_session(model_source(folder, description), providers, threads))
 
     @property
     def task(self) -> str:
@@ -202,7 +204,7 @@ class Package:
                 yield (
                     {"input": name, "error": _sentence(value)}
                     if isinstance(value, Exception)
-                    else {"input": name, **self._answer(next(outputs))}
+                    else {"input": name, **self.answer(next(outputs))}
                 )
 
     def _named(self, inputs: Iterable[Input]) -> Iterator[tuple[Any, Any]]:
@@ -235,7 +237,8 @@ class Package:
     def _predict_ready(self, ready: list[Any]) -> NDArray[np.float32]:
         return self.predict_arrays(ready if self.is_image else stack_rows(ready, self.columns), batch_size=len(ready))
 
-    def _answer(self, output: Any) -> dict[str, Any]:
+    def answer(self, output: Any) -> dict[str, Any]:
+        """One row of the output in words: ``{"label", "scores"}`` or ``{"value"}``."""
         if self.output == "value":
             return {"value": float(output)}
         labels = self.labels

@@ -21,6 +21,9 @@ COMMANDS = {
     "data": "deployments.data_commands:data",
     "models": "deployments.models_commands:models",
     "predict": "deployments.predict_command:predict",
+    "serve": "deployments.serve_command:serve",
+    "canary": "deployments.canary_command:canary",
+    "keys": "deployments.keys_command:keys",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -29,6 +32,9 @@ SUMMARIES = {
     "data": "Import, list and show data sets.",
     "models": "List, show, compare, promote and move models.",
     "predict": "Predict with a registered model.",
+    "serve": "Serve registered models over HTTP.",
+    "canary": "Put a version on trial: promoted or rolled back by itself.",
+    "keys": "API keys of the inference server.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

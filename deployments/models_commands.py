@@ -154,13 +154,26 @@ def rollback(name: str, reason: str, as_json: bool) -> None:
 
 @models.command("export")
 @click.argument("model")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option(
+    "--target",
+    type=click.Choice(["registry", "edge"]),
+    default="registry",
+    show_default=True,
+    help="registry: for `import` into another workspace; edge: a runner with it, that needs onnxruntime and numpy only.",
+)
 @_as_json_option
-def export_model(model: str, file: Path, as_json: bool) -> None:
-    """Write a version with its package into a zip FILE."""
+def export_model(model: str, file: Path | None, target: str, as_json: bool) -> None:
+    """Write a version with its package into a zip FILE (by default NAME-VERSION.zip, NAME-VERSION-edge.zip)."""
     registry = _registry()
     version = registry.get(model)
-    registry.export(version.ref, file)
+    file = file or Path(f"{version.name}-{version.version}{'-edge' if target == 'edge' else ''}.zip")
+    if target == "edge":
+        from deployments.edge import write_bundle
+
+        write_bundle(version, registry.package_folder(version), file)
+    else:
+        registry.export(version.ref, file)
     document = {"model": version.name, "version": version.version, "file": str(file.resolve()), "size": file.stat().st_size}
     _say(document, as_json, lambda: click.echo(f"{version.ref} is in {file} ({file.stat().st_size / 1e6:.1f} MB)."))
 

@@ -28,6 +28,7 @@
         ├── ModelNotFoundError          (LookupError)
         ├── NotEnoughSlotsError         (ValueError)
         ├── AlreadyRunningError         (RuntimeError)
+        ├── RequestRefusedError         (ValueError)       a request to the inference server that cannot be answered as it is
         └── StoreAccessError            (OSError)          wrong credentials, read-only, no space
 
 The arguments of every constructor are JSON values and go to ``super().__init__`` positionally, so an error survives pickling
@@ -329,6 +330,17 @@ class AlreadyRunningError(InputError, RuntimeError):
 
     def __str__(self) -> str:
         return f"Another process is at this very training just now ({self.run_key[:12]}). Wait for it, or end it, and run the same command again."
+
+
+class RequestRefusedError(InputError, ValueError):
+    """What the inference server answers to a request that is wrong: the HTTP status (4xx) and why, in words."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status, self.reason = status, reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class StoreAccessError(InputError, OSError):

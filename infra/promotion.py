@@ -10,14 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-Operation = Literal["register", "import", "promote", "rollback", "delete", "outside"]
+Operation = Literal["register", "import", "promote", "rollback", "delete", "outside", "canary"]
 
 
 class LogEvent(BaseModel):
     """One entry of the registry's log: who did what to which version, when and why.
 
     ``promote``, ``rollback`` and ``outside`` (changed in MLflow itself) move ``alias`` from ``before`` to ``after``; None is nowhere.
-    A version that becomes champion stops being challenger; a version that is deleted loses its aliases.
+    A version that becomes champion stops being challenger; a version that is deleted loses its aliases. ``canary`` moves nothing: it says
+    that a version begins to get requests, or why it gets none any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

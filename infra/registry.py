@@ -235,6 +235,25 @@ class Registry:
                 )
             return self.promote(name, target, reason=reason or "rollback", who=who, operation="rollback")
 
+    def note(self, name: str, version: int, *, reason: str, compared: Mapping[str, Any] | None = None, who: str | None = None) -> None:
+        """Write into the log what became of a version as a canary; no alias moves.
+
+        Raises:
+            ModelNotFoundError: no such version.
+        """
+        with self._ledger.changing(name):
+            self.get(f"{name}/{version}")
+            event = LogEvent(
+                at=self._ledger.log.stamp(name),
+                who=who or whoami(),
+                operation="canary",
+                name=name,
+                version=version,
+                reason=reason,
+                compared=dict(compared or {}),
+            )
+            self._ledger.carry_out(event)
+
     def tag(self, name: str, version: int, key: str, value: str) -> ModelVersion:
         """Set a tag of a version."""
         if not key or key.startswith(("atelier.", "mlflow.")):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from infra.errors import InvalidSettingError
@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
+    package_key: SecretStr = Field(
+        default=SecretStr(""), description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed."
+    )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."
     )

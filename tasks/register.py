@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,7 +62,7 @@ def register(
     challenger = Package.load(package_folder, providers=["CPUExecutionProvider"])
     version = registry.register(
         name,
-        package,
+        _sealed(package, package_folder, context),
         algorithm=algorithm,
         dataset=data.digest,
         metrics=challenger.metrics,
@@ -87,6 +90,22 @@ def current_state(registered: Registered, package: Artifact, context: StageConte
                 registry.mend(version, package)
             return registered.model_copy(update={"aliases": list(version.aliases)})
     return None
+
+
+def _sealed(package: Artifact, folder: Path, context: StageContext) -> Artifact:
+    """The package as the registry keeps it: with its model sealed, if the settings have a key for that."""
+    from algorithms._package_sealing import find_key, seal_package
+    from infra.artifacts import MANIFEST, describe, publish
+
+    key = find_key()
+    if key is None:
+        return package
+    with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
+        target = Path(scratch) / "package"
+        seal_package(folder, target, key)
+        digest = hashlib.sha256(describe(target, package.kind).to_bytes()).hexdigest()
+        assert not (target / MANIFEST).exists(), "publishing writes it"
+        return publish(context.store, target, f"packages/{digest}", package.kind)
 
 
 def _fetch(context: StageContext, package: Artifact) -> Any:

@@ -41,6 +41,7 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.ModelNotFoundError("digits", []),
     infra.errors.NotEnoughSlotsError(8, 2, "local"),
     infra.errors.AlreadyRunningError("0123456789abcdef"),
+    infra.errors.RequestRefusedError(400, "input 'image': 3 numbers came, its shape wants 4"),
     infra.errors.StoreAccessError("/workspace", "no space left on device", "Free some."),
 ]
 BUILTINS = {ArithmeticError, ConnectionError, RuntimeError, TimeoutError, ImportError, ValueError, LookupError, OSError}

@@ -11,9 +11,10 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 
-async def serve(name: str, address_fd: int) -> None:
+async def serve(name: str, address_fd: int, ready: Callable[[], None] = lambda: None) -> None:
     from distributed import Worker
 
     with os.fdopen(address_fd) as pipe:
@@ -23,6 +24,7 @@ async def serve(name: str, address_fd: int) -> None:
     async with Worker(address, name=name, nthreads=1, host="127.0.0.1", resources={"slot": 1}, memory_limit=0, dashboard=False) as worker:
         # What the first launch needs, while the driver is still busy with other things.
         await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "infra._rank_task")
+        ready()
         await worker.finished()
 
 

@@ -28,6 +28,7 @@ from infra.store import Store
 DATASET_CREATED = "atelier.dataset.version.created"
 MODEL_REGISTERED = "atelier.model.registered"
 MODEL_PROMOTED = "atelier.model.promoted"
+MODEL_CHALLENGED = "atelier.model.challenged"
 MODEL_DRIFTED = "atelier.model.drifted"
 QUALITY_DROPPED = "atelier.model.quality.dropped"
 FILES_ARRIVED = "atelier.files.arrived"
@@ -72,11 +73,9 @@ def emit(event: str, resource: str, payload: dict[str, Any], *, store: Store, ke
     happened = Event(id=str(number), at=at, event=event, resource=resource, payload=payload)
     if store.exists(f"{LOG}/{happened.name}.json"):
         return happened
-    url = server_url()
-    if url:
-        store.write_bytes(f"{UNSENT}/{happened.name}", b"")
+    store.write_bytes(f"{UNSENT}/{happened.name}", b"")  # also without a server: that of a stack is told by its triggers
     store.create(f"{OUTBOX}/{happened.name}.json", happened.model_dump_json().encode())
-    if url and send(url, [happened]):
+    if (url := server_url()) and send(url, [happened]):
         store.delete(f"{UNSENT}/{happened.name}")
     return happened
 

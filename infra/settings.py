@@ -34,6 +34,9 @@ class Settings(BaseSettings):
         default_factory=_num_cores, description="Workers of the local cluster, one slot each."
     )
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
+    database: SecretStr = Field(
+        default=SecretStr(""), description="PostgreSQL of `atelier up` (postgresql://USER:PASSWORD@HOST/NAME); empty: SQLite in the state folder."
+    )
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
     package_key: SecretStr = Field(

@@ -24,6 +24,8 @@ COMMANDS = {
     "serve": "deployments.serve_command:serve",
     "canary": "deployments.canary_command:canary",
     "keys": "deployments.keys_command:keys",
+    "up": "deployments.up_command:up",
+    "deploy": "deployments.deploy_command:deploy",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -35,6 +37,8 @@ SUMMARIES = {
     "serve": "Serve registered models over HTTP.",
     "canary": "Put a version on trial: promoted or rolled back by itself.",
     "keys": "API keys of the inference server.",
+    "up": "Start the local stack and keep it running.",
+    "deploy": "Make flows Prefect deployments, on schedules and started by events.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

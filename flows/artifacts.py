@@ -26,14 +26,14 @@ Listener = Callable[[dict[str, Any]], None]
 EVERY_S = 2.0
 
 
-def _key(*parts: str) -> str:
+def artifact_key(*parts: str) -> str:
     """An artifact key as Prefect allows it: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def show_progress(name: str, report: Listener) -> Listener:
     """A listener that keeps one progress artifact of the current flow run up to date, at most every two seconds."""
-    artifact_id: Any = create_progress_artifact(progress=0.0, key=_key(name, "progress"), description="waiting for the first step")
+    artifact_id: Any = create_progress_artifact(progress=0.0, key=artifact_key(name, "progress"), description="waiting for the first step")
     given_up = False
     context, lock, last = copy_context(), threading.Lock(), [0.0, 0.0]
 
@@ -65,25 +65,25 @@ def show_data(name: str, card: Card, num_invalid: int, report: str) -> None:
     classes = card.classes or [""]
     rows = [{"class": one or "(all)", **{split: card.counts.get(split, {}).get(one, 0) for split in splits}} for one in classes[:200]]
     create_table_artifact(
-        table=rows, key=_key(name, "data"), description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples"
+        table=rows, key=artifact_key(name, "data"), description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples"
     )
     if num_invalid:
         text = f"{num_invalid} samples were set aside; each is listed with its reason in {report}"
-        create_markdown_artifact(markdown=text, key=_key(name, "quarantine"))
+        create_markdown_artifact(markdown=text, key=artifact_key(name, "quarantine"))
 
 
 def show_gallery_page(name: str, gallery: dict[str, Any]) -> None:
     """Training pictures before and after augmentation."""
-    create_markdown_artifact(markdown=gallery_markdown(gallery), key=_key(name, "augmentation"))
+    create_markdown_artifact(markdown=gallery_markdown(gallery), key=artifact_key(name, "augmentation"))
 
 
 def show_result(name: str, summary: dict[str, Any], metrics: dict[str, Any], baseline: dict[str, Any], run_card: str) -> None:
     """The figures of the shipped package beside the trained model's, and the way to the run card."""
     keys = [key for key, value in metrics.items() if isinstance(value, int | float)]
     rows = [{"metric": key, "package": metrics[key], "trained model": baseline.get(key)} for key in keys]
-    create_table_artifact(table=rows, key=_key(name, "metrics"), description=f"{summary['model']} version {summary['version']}")
+    create_table_artifact(table=rows, key=artifact_key(name, "metrics"), description=f"{summary['model']} version {summary['version']}")
     lines = [f"# {summary['model']} version {summary['version']}", "", summary["decision"], ""]
     lines += [f"- **{key}**: {value}" for key, value in summary.items() if key not in ("model", "version", "decision")]
-    create_markdown_artifact(markdown="\n".join(lines), key=_key(name, "result"))
+    create_markdown_artifact(markdown="\n".join(lines), key=artifact_key(name, "result"))
     if "://" in run_card:
-        create_link_artifact(link=run_card, key=_key(name, "run-card"), link_text="run card")
+        create_link_artifact(link=run_card, key=artifact_key(name, "run-card"), link_text="run card")

@@ -52,7 +52,9 @@ def deploy(
     from infra.store import open_store
 
     if not flow and (pairs or schedule or triggers or tags):
-        raise InvalidOptionError("atelier deploy", ["--set, --schedule, --trigger and --tag need a FLOW"], "For example: atelier deploy retrain ...")
+        raise InvalidOptionError(
+            "atelier deploy", ["--set, --schedule, --trigger and --tag need a FLOW"], "For example: atelier deploy retrain ..."
+        )
     one = find_deployable(flow) if flow else None
     wanted = [parse_trigger(text, quiet_s=quiet_s) for text in triggers]
     parameters = parse_options(list(pairs))

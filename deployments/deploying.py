@@ -61,7 +61,9 @@ def make_pool(client: SyncPrefectClient, most_at_once: int | None = None) -> Non
     try:
         client.read_work_pool(WORK_POOL)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", description="Runs of Atelier, as processes.", concurrency_limit=most_at_once))
+        client.create_work_pool(
+            WorkPoolCreate(name=WORK_POOL, type="process", description="Runs of Atelier, as processes.", concurrency_limit=most_at_once)
+        )
         return
     if most_at_once is not None:
         client.update_work_pool(WORK_POOL, WorkPoolUpdate(concurrency_limit=most_at_once))
@@ -102,7 +104,9 @@ def deploy(
     return number, made.full_name
 
 
-def set_triggers(store: Store, deployment_id: UUID, full_name: str, wanted: Sequence[Trigger], schema: dict[str, Any], own: dict[str, Any]) -> None:
+def set_triggers(
+    store: Store, deployment_id: UUID, full_name: str, wanted: Sequence[Trigger], schema: dict[str, Any], own: dict[str, Any]
+) -> None:
     """Let exactly these events start the deployment; each becomes an automation that Prefect's pages show.
 
     Args:
@@ -134,7 +138,9 @@ def _make_automation(client: SyncPrefectClient, trigger: Trigger) -> UUID:
         AutomationCore(
             name=trigger.name,
             description=f"Runs {trigger.deployment} when {trigger.kind}:{trigger.resource} has been quiet for {trigger.quiet_s:g} s; many events, one run.",
-            trigger=EventTrigger(expect={DUE}, match={"prefect.resource.id": f"atelier.trigger.{trigger.key}"}, threshold=1, within=timedelta(0)),
+            trigger=EventTrigger(
+                expect={DUE}, match={"prefect.resource.id": f"atelier.trigger.{trigger.key}"}, threshold=1, within=timedelta(0)
+            ),
             actions=[RunDeployment(source="selected", deployment_id=UUID(trigger.deployment_id), parameters=values)],
         )
     )

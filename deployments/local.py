@@ -38,7 +38,9 @@ def up(options: UpOptions, say: Callable[[str], None]) -> int:
             return _up(options, settings, say)
     except Timeout:
         raise InvalidOptionError(
-            "atelier up", [f"a stack of the workspace {settings.workspace} runs already"], f"Its addresses are in {settings.state_dir / ADDRESSES}."
+            "atelier up",
+            [f"a stack of the workspace {settings.workspace} runs already"],
+            f"Its addresses are in {settings.state_dir / ADDRESSES}.",
         ) from None
 
 
@@ -61,7 +63,9 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
         keeper.start(["worker", "triggers"])
         if not keeper.stopping:
             _run_module("deployments.stack.lost_runs", environment, "The runs of an earlier stack")
-            addresses.write_text(json.dumps({"api": environment["PREFECT_API_URL"], "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)}))
+            addresses.write_text(
+                json.dumps({"api": environment["PREFECT_API_URL"], "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)})
+            )
             for title, url in keeper.addresses().items():
                 say(f"{title:<10} {url}")
             say("ready; Ctrl-C stops all of it")

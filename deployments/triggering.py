@@ -98,7 +98,12 @@ class Service:
         watch = self._watches.get(trigger.key) or watching.load(self._store, trigger.key) or watching.Watch()
         watch, new = watching.look(watch, watching.list_files(trigger.resource), self._clock(), trigger.quiet_s)
         if new:
-            payload = {"data": trigger.resource, "num_files": len(new), "files": new[: watching.MOST_NAMES], "state": watching.digest(watch)}
+            payload = {
+                "data": trigger.resource,
+                "num_files": len(new),
+                "files": new[: watching.MOST_NAMES],
+                "state": watching.digest(watch),
+            }
             events.emit(events.FILES_ARRIVED, f"folder:{trigger.resource}", payload, store=self._store)
             watching.save(self._store, trigger.key, watch)  # after the event: a kill in between tells twice, never not at all
         self._watches[trigger.key] = watch

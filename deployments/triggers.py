@@ -148,7 +148,9 @@ def parse_trigger(text: str, deployment: str = "", quiet_s: float = 5.0) -> Trig
     """
     kind, colon, resource = text.partition(":")
     if kind not in EVENTS or not colon or not resource:
-        raise InvalidOptionError("a trigger", [f"{text!r}: expected KIND:NAME, where KIND is {', '.join(EVENTS)}"], "For example drift:digits.")
+        raise InvalidOptionError(
+            "a trigger", [f"{text!r}: expected KIND:NAME, where KIND is {', '.join(EVENTS)}"], "For example drift:digits."
+        )
     return Trigger(kind=kind, resource=resource, deployment=deployment, quiet_s=quiet_s)  # type: ignore[arg-type]
 
 
@@ -169,9 +171,7 @@ def note(ledger: Ledger, trigger: Trigger, event: events.Event, now_s: float) ->
         return ledger
     name = trigger.lane(event)
     lane = ledger.lanes.get(name, Lane())
-    fresh = Want(
-        trigger=trigger.key, parameters=parameters_of(trigger, event.payload), newest_at=event.at, first_s=now_s, last_s=now_s
-    )
+    fresh = Want(trigger=trigger.key, parameters=parameters_of(trigger, event.payload), newest_at=event.at, first_s=now_s, last_s=now_s)
     joined = fresh if lane.pending is None else merge(lane.pending, fresh)
     lanes = {**ledger.lanes, name: lane.model_copy(update={"pending": joined})}
     return Ledger(lanes=lanes, noted=(*ledger.noted, mark))

@@ -10,7 +10,12 @@ import click
 @click.option("--free-ports", is_flag=True, help="Take any free ports.")
 @click.option("--max-runs", type=click.IntRange(1), default=4, show_default=True, help="Flow runs at once.")
 @click.option(
-    "--capture", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE", help="Keep this share of the served requests."
+    "--capture",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Keep this share of the served requests.",
 )
 @click.option("--deploy/--no-deploy", default=True, help="Make the deployments of all presets and flows.")
 @click.pass_context

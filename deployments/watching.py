@@ -82,5 +82,3 @@ def begin(store: Store, key: str, uri: str) -> None:
 def digest(watch: Watch) -> str:
     """Names a state of the folder."""
     return hashlib.sha256(json.dumps(watch.seen, sort_keys=True).encode()).hexdigest()
-
-

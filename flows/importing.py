@@ -12,7 +12,9 @@ from tasks.ingest import default_name, ingest
 
 
 @embedded_flow(name="import-data")
-def import_data(data: str, name: str = "", kind: Literal["image", "table"] = "image", target: str = "", regression: bool = False) -> DatasetRef:
+def import_data(
+    data: str, name: str = "", kind: Literal["image", "table"] = "image", target: str = "", regression: bool = False
+) -> DatasetRef:
     """Import data as a version, and let its name mean this version.
 
     Args:
@@ -29,6 +31,8 @@ def import_data(data: str, name: str = "", kind: Literal["image", "table"] = "im
         SourceNotFoundError, InvalidSourceError: it cannot be imported.
     """
     with open_context() as context:
-        ref = ingest(data, name=name or default_name(data), algorithm_kind=kind, target=target or None, regression=regression, context=context)
+        ref = ingest(
+            data, name=name or default_name(data), algorithm_kind=kind, target=target or None, regression=regression, context=context
+        )
         show_data(ref.name, open_dataset(context.store, ref, context.settings.cache_path).card, 0, "")
         return ref

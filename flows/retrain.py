@@ -106,9 +106,7 @@ def retrain(
         merged = gather(champion, [one for one in (data, *(more_data or [])) if one], context)
         if merged.num_added == 0:
             why = f"no sample that {champion.ref} has not learned from or been judged on already"
-            return Retrained(
-                model=champion.name, version=None, decision="nothing new", reason=why, dataset=champion.dataset, num_added=0
-            )
+            return Retrained(model=champion.name, version=None, decision="nothing new", reason=why, dataset=champion.dataset, num_added=0)
         request = make_request(
             algorithm=champion.algorithm,
             data=merged.data.digest,
@@ -194,9 +192,7 @@ def _description(version: ModelVersion, context: StageContext) -> dict[str, Any]
     return found
 
 
-def _judge(
-    context: StageContext, times: list[StageTime], champion: ModelVersion, registration: dict[str, Any], terms: Terms
-) -> Outcome:
+def _judge(context: StageContext, times: list[StageTime], champion: ModelVersion, registration: dict[str, Any], terms: Terms) -> Outcome:
     return run_stage(
         contest_stage,
         times,
@@ -227,6 +223,3 @@ def _show(name: str, outcome: Outcome) -> None:
         markdown=f"# {name}: the {outcome.winner} wins\n\n{outcome.reason}\n\n{slices_table(outcome)}", key=artifact_key(name, "contest")
     )
     create_table_artifact(table=[one.model_dump() for one in outcome.slices], key=artifact_key(name, "slices"), description=outcome.reason)
-
-
-

@@ -53,7 +53,9 @@ def merge(old: DatasetRef, new: Sequence[DatasetRef], name: str, *, context: Sta
     if ref is None:
         rows = _image_rows(before, parts) if old.kind == "image" else _table_rows(before, parts)
         ref = rewrite(context.store, old, "merge", recipe, rows, {"with": recipe["with"]})
-    num_added = sum(open_dataset(context.store, ref, context.settings.cache_path).card.num_rows.values()) - sum(before.card.num_rows.values())
+    num_added = sum(open_dataset(context.store, ref, context.settings.cache_path).card.num_rows.values()) - sum(
+        before.card.num_rows.values()
+    )
     if num_added == 0:
         return Merged(data=old, num_added=0)
     ref = ref.model_copy(update={"name": name})
@@ -118,7 +120,9 @@ def _table_rows(before: Dataset, parts: Sequence[Dataset]) -> Iterator[tuple[str
                 known.update(marks)
                 if not rows.num_rows:
                     continue
-                rows = rows.set_column(rows.schema.get_field_index(_ROW), _ROW, pa.array(np.arange(last + 1, last + 1 + rows.num_rows), pa.int64()))
+                rows = rows.set_column(
+                    rows.schema.get_field_index(_ROW), _ROW, pa.array(np.arange(last + 1, last + 1 + rows.num_rows), pa.int64())
+                )
                 last += rows.num_rows
                 assert schema is not None, "a data set has rows"
                 yield split, _cast(rows.select(schema.names), schema, part.card)

@@ -50,7 +50,12 @@ class Keeper:
     """
 
     def __init__(
-        self, parts: Sequence[Part], logs: Path, ready: Path, say: Callable[[str], None], restarted: Callable[[str], None] = lambda name: None
+        self,
+        parts: Sequence[Part],
+        logs: Path,
+        ready: Path,
+        say: Callable[[str], None],
+        restarted: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._states = {part.name: _State(part) for part in parts}
         self._logs, self._ready, self._say, self._restarted = logs, ready, say, restarted
@@ -84,7 +89,9 @@ class Keeper:
                 else:
                     self._look(state)
                     if not state.well and time.monotonic() - state.begun > state.part.start_s:
-                        raise ServiceError(state.part.title, f"not ready in {state.part.start_s:.0f} s: {state.told}. {self._last_words(state)}")
+                        raise ServiceError(
+                            state.part.title, f"not ready in {state.part.start_s:.0f} s: {state.told}. {self._last_words(state)}"
+                        )
             self._stopping.wait(_LOOK_S)
 
     def keep(self) -> None:

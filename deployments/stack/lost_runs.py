@@ -35,7 +35,9 @@ def restart_lost_runs() -> int:
     states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=states), work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])), limit=200
+            flow_run_filter=FlowRunFilter(state=states),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
+            limit=200,
         )
         lost = [run for run in runs if is_lost(run)]
         for run in lost:

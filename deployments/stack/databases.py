@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from infra._registry_mlflow import MlflowBackend
 from infra.errors import InvalidSettingError, MissingExtraError, ServiceError
 from infra.prefect_server import make_template
 from infra.settings import Settings
@@ -61,6 +62,7 @@ def prepare_databases(settings: Settings) -> Databases:
             partial = database.with_name("prefect.db.partial")
             shutil.copyfile(make_template(settings), partial)
             partial.replace(database)
+        MlflowBackend.open(settings).make_ready()
         return planned
     _create_missing(settings.database.get_secret_value())
     return planned

@@ -143,7 +143,12 @@ def test_a_run_that_a_person_cancelled_is_over() -> None:
 def test_events_of_several_triggers_of_a_deployment_become_one_run() -> None:
     drift = trigger("drift")
     ledger = note(Ledger(), trigger("files", "/new"), event("/new", what=FILES_ARRIVED, resource="folder:/new", at=1), 0.0)
-    ledger = note(ledger, drift, Event(id="x", at="2026-11-26T00:00:02+00:00", event=MODEL_DRIFTED, resource="model:digits", payload={"model": "m"}), 0.0)
+    ledger = note(
+        ledger,
+        drift,
+        Event(id="x", at="2026-11-26T00:00:02+00:00", event=MODEL_DRIFTED, resource="model:digits", payload={"model": "m"}),
+        0.0,
+    )
     pending = lane_of(ledger).pending
     assert pending is not None
     assert pending.parameters == {"data": "/new", "model": "m"}

@@ -64,7 +64,9 @@ def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_an_event_is_told_and_waits_for_the_triggers(store: Any, receiver: Receiver) -> None:
     told = events.emit(events.MODEL_DRIFTED, "model:digits", {"model": "digits"}, store=store)
     assert events.pending(store) == [told]
-    assert [(one["event"], one["resource"]["prefect.resource.id"]) for one in receiver.got] == [(events.MODEL_DRIFTED, "atelier.model.digits")]
+    assert [(one["event"], one["resource"]["prefect.resource.id"]) for one in receiver.got] == [
+        (events.MODEL_DRIFTED, "atelier.model.digits")
+    ]
     events.take(store, told)
     events.take(store, told)
     assert events.pending(store) == []

@@ -30,7 +30,11 @@ def test_a_clearly_better_challenger_wins() -> None:
     assert found.winner == "challenger"
     assert (found.champion, found.challenger, found.gain) == (0.8, 0.975, pytest.approx(0.175))
     assert 0 < found.interval[0] < found.gain < found.interval[1]
-    assert {one.name: one.num_rows for one in found.slices} == {"the old data": 300, "the new data": 100, **{f"class {n}": 100 for n in NAMES}}
+    assert {one.name: one.num_rows for one in found.slices} == {
+        "the old data": 300,
+        "the new data": 100,
+        **{f"class {n}": 100 for n in NAMES},
+    }
 
 
 def test_a_gain_that_may_be_chance_is_not_enough() -> None:

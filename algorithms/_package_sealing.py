@@ -108,7 +108,9 @@ def model_source(folder: Path, description: Mapping[str, Any], key: bytes | None
     if key is None:
         raise InvalidSettingError([f"package_key: the package {folder} is sealed; set {VARIABLE} to the key that it was sealed with"])
     if key_id(key) != sealed.get("key"):
-        raise InvalidSettingError([f"package_key: the package {folder} is sealed with the key {sealed.get('key')}, this one is {key_id(key)}"])
+        raise InvalidSettingError(
+            [f"package_key: the package {folder} is sealed with the key {sealed.get('key')}, this one is {key_id(key)}"]
+        )
     data = (folder / SEALED_FILE).read_bytes()
     from cryptography.exceptions import InvalidTag
 

@@ -42,8 +42,8 @@ def make_package(folder: Path, network: str, size: int, channels: int) -> Path:
     from algorithms.images.models import build_small_cnn, timm_builder
     from algorithms.package import write_package
 
-    # Half as wide as the preset: about what --compress auto ships, so that HTTP and JSON are the cost, not the model.
-    config = ImageClassificationConfig(image_size=size, channels=channels, channels_last=False, width=0.5)
+    # A quarter as wide as the preset: 2 M MACs, as much as what --compress auto ships, so that HTTP and JSON are the cost, not the model.
+    config = ImageClassificationConfig(image_size=size, channels=channels, channels_last=False, width=0.25)
     data: Any = SimpleNamespace(classes=CLASSES, num_classes=len(CLASSES), num_outputs=len(CLASSES))
     build = build_small_cnn if network == "small-cnn" else timm_builder(network)
     write_package(
@@ -71,7 +71,9 @@ def register(name: str, folder: Path) -> None:
     settings = load_settings()
     store = open_store(settings.workspace_uri)
     artifact = publish(store, folder, f"runs/{name}/package", "export")
-    made = Registry(settings, store).register(name, artifact, algorithm="image-classification/x", dataset="d" * 64, metrics={"accuracy": 0.1})
+    made = Registry(settings, store).register(
+        name, artifact, algorithm="image-classification/x", dataset="d" * 64, metrics={"accuracy": 0.1}
+    )
     Registry(settings, store).promote(name, made.version)
 
 
@@ -115,7 +117,21 @@ def atelier(port: int, model: str, *more: str) -> list[str]:
 
 def plain(port: int) -> list[str]:
     app = "benchmarks._plain_handler:app"
-    return [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"]
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        app,
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--log-level",
+        "warning",
+        "--loop",
+        "uvloop",
+        "--http",
+        "httptools",
+    ]
 
 
 def infer_json(images: np.ndarray) -> bytes:
@@ -170,7 +186,16 @@ def small(folder: Path, rounds: int, seconds: float, clients: int) -> None:
     mlflow.onnx.save_model(onnx.load(package / "model.onnx"), str(folder / "mlflow"), signature=signature)
     images = pictures(clients, 28)
     ports = {name: free_port() for name in ("atelier", "plain", "mlflow")}
-    scoring = [sys.executable, "-m", "uvicorn", "mlflow.pyfunc.scoring_server.app:app", "--port", str(ports["mlflow"]), "--log-level", "warning"]
+    scoring = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "mlflow.pyfunc.scoring_server.app:app",
+        "--port",
+        str(ports["mlflow"]),
+        "--log-level",
+        "warning",
+    ]
     scoring += ["--no-access-log", "--workers", "1"]
     with ExitStack() as stack:
         stack.enter_context(server(atelier(ports["atelier"], "small"), f"http://127.0.0.1:{ports['atelier']}/v2/health/ready"))
@@ -219,7 +244,9 @@ def mean_batch(port: int) -> float:
     """Rows of the runs that requests shared, on average over requests."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    total, count = (next(float(line.split()[-1]) for line in lines if line.startswith(f"atelier_batch_rows_{what}")) for what in ("sum", "count"))
+    total, count = (
+        next(float(line.split()[-1]) for line in lines if line.startswith(f"atelier_batch_rows_{what}")) for what in ("sum", "count")
+    )
     return total / count
 
 
@@ -272,7 +299,9 @@ def latency(folder: Path, rounds: int, seconds: float) -> None:
             print(f"{name}, {size}x{size}, 1 client, p50 in ms")
             seen = in_turns(
                 {
-                    "atelier, binary": lambda port=port, request=request: statistics.median(run_load(port, [request], seconds).latencies_s) * 1e3,
+                    "atelier, binary": lambda port=port, request=request: (
+                        statistics.median(run_load(port, [request], seconds).latencies_s) * 1e3
+                    ),
                     "bare session": bare,
                 },
                 rounds,
@@ -301,7 +330,10 @@ def main() -> None:
     arguments = parser.parse_args()
     parts, seconds = arguments.parts.split(","), min(arguments.seconds, 30.0)
     names = ("fastapi", "uvicorn", "onnxruntime-gpu", "mlflow", "orjson")
-    print(f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores; " + ", ".join(f"{name} {version(name)}" for name in names))
+    print(
+        f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores; "
+        + ", ".join(f"{name} {version(name)}" for name in names)
+    )
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         folder = Path(name)
         os.environ["ATELIER_WORKSPACE"] = str(folder / "workspace")

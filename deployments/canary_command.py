@@ -10,16 +10,22 @@ import click
 
 @click.command()
 @click.argument("model")
-@click.option("--server", "servers", multiple=True, default=("http://127.0.0.1:8080",), show_default=True, help="URL of a server; several allowed.")
+@click.option(
+    "--server", "servers", multiple=True, default=("http://127.0.0.1:8080",), show_default=True, help="URL of a server; several allowed."
+)
 @click.option("--steps", default="1,10,50,100", show_default=True, help="Shares of the requests, per cent.")
 @click.option("--min-requests", type=int, default=100, show_default=True, help="Requests that it must answer in each step.")
 @click.option("--min-feedback", type=int, default=0, show_default=True, help="True answers that must have come before it is promoted.")
 @click.option("--significance", type=float, default=0.01, show_default=True, help="Chance to send back one that is as good.")
 @click.option("--latency-factor", type=float, default=1.5, show_default=True, help="How much slower it may be.")
-@click.option("--max-shift", type=float, default=0.2, show_default=True, help="How far its predictions may lie from the live version's, 0 to 1.")
+@click.option(
+    "--max-shift", type=float, default=0.2, show_default=True, help="How far its predictions may lie from the live version's, 0 to 1."
+)
 @click.option("--max-accuracy-loss", type=float, default=0.0, show_default=True, help="Accuracy that it may lose.")
 @click.option("--look-s", type=float, default=5.0, show_default=True, help="Seconds between looks.")
-@click.option("--step-s", type=float, default=3600.0, show_default=True, help="Longest time of a step; too few requests until then: rolled back.")
+@click.option(
+    "--step-s", type=float, default=3600.0, show_default=True, help="Longest time of a step; too few requests until then: rolled back."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def canary(

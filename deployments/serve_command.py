@@ -22,7 +22,9 @@ from pydantic import ValidationError
 @click.option("--max-waiting", type=int, default=4096, show_default=True, help="Rows that may wait for a model; more are refused.")
 @click.option("--poll-s", type=float, default=1.0, show_default=True, help="How often the registry is looked at.")
 @click.option("--drain-s", type=float, default=1.0, show_default=True, help="How long a stopping server still takes requests.")
-@click.option("--capture", type=float, default=0.0, show_default=True, metavar="SHARE", help="Keep this share of the requests, for watching.")
+@click.option(
+    "--capture", type=float, default=0.0, show_default=True, metavar="SHARE", help="Keep this share of the requests, for watching."
+)
 @click.option("--capture-s", type=float, default=10.0, show_default=True, help="How often what was captured is written.")
 @click.option("--capture-pictures/--capture-statistics", default=True, help="Keep pictures themselves, or only their statistics.")
 @click.pass_context

@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
     package_key: SecretStr = Field(
-        default=SecretStr(""), description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed."
+        default=SecretStr(""),
+        description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed.",
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."

@@ -38,7 +38,9 @@ class Server:
         lifespan: what runs beside it, from start to stop.
     """
 
-    def __init__(self, fleet: Fleet, ring: KeyRing, metrics: Metrics, predictor: Predictor, signer: Signer, lifespan: Any, version: str) -> None:
+    def __init__(
+        self, fleet: Fleet, ring: KeyRing, metrics: Metrics, predictor: Predictor, signer: Signer, lifespan: Any, version: str
+    ) -> None:
         self.fleet, self.ring, self.metrics, self.signer = fleet, ring, metrics, signer
         self.draining = False
         self._predictor = predictor
@@ -157,7 +159,12 @@ def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
         may(request)
         return {"name": name, "version": str(fleet.pick(name, version, None).number), "ready": not server.draining}
 
-    @app.post("/v2/models/{name}/feedback", tags=["predictions"], summary="A true answer that came later", responses=error_responses(400, 401, 404))
+    @app.post(
+        "/v2/models/{name}/feedback",
+        tags=["predictions"],
+        summary="A true answer that came later",
+        responses=error_responses(400, 401, 404),
+    )
     async def feedback(request: Request, name: Name, body: Feedback) -> dict[str, Any]:
         may(request)
         return judge(server.signer, server.served(name), server.metrics, name, body)
@@ -212,4 +219,3 @@ def example_row(model: ServedModel) -> dict[str, Any]:
     """A row of a table model that it takes, for the page; empty for pictures."""
     examples: dict[str, Any] = {"float": 0.5, "int": 1, "string": "a"}
     return {column.name: examples[column.kind] for column in model.columns}
-

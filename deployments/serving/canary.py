@@ -124,7 +124,9 @@ class Judge:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         if not steps or list(steps) != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] <= 100:
-            raise InvalidOptionError("a canary", [f"steps {', '.join(f'{step:g}' for step in steps)}: expected growing shares from 0 to 100 %"])
+            raise InvalidOptionError(
+                "a canary", [f"steps {', '.join(f'{step:g}' for step in steps)}: expected growing shares from 0 to 100 %"]
+            )
         self._registry, self._store, self._read, self._bars, self._steps = registry, store, read, bars, steps
         self._look_s, self._step_s, self._say = look_s, step_s, say
         self._looks = 0
@@ -154,7 +156,14 @@ class Judge:
             self._registry.promote(name, version, reason=reason, compared=compared, who=who)
             self._say(reason)
             return Outcome(
-                model=name, version=version, outcome="promoted", weight=step, reason=reason, live=seen[0], canary=seen[1], tests=verdict.tests
+                model=name,
+                version=version,
+                outcome="promoted",
+                weight=step,
+                reason=reason,
+                live=seen[0],
+                canary=seen[1],
+                tests=verdict.tests,
             )
         finally:
             clear_route(self._store, name)
@@ -170,9 +179,7 @@ class Judge:
             at_start = answered if at_start is None else at_start
             if answered >= max(1, last_look * _LOOK_GROWTH):  # a look at what was looked at already tells nothing new
                 self._looks, last_look = self._looks + 1, answered
-                verdict = judge(
-                    *seen, self._bars, look=self._looks, in_step=answered - at_start, is_last=weight == self._steps[-1]
-                )
+                verdict = judge(*seen, self._bars, look=self._looks, in_step=answered - at_start, is_last=weight == self._steps[-1])
                 if verdict.decision != "wait":
                     return verdict, seen
             if time.monotonic() - begun > self._step_s:
@@ -197,7 +204,14 @@ class Judge:
         self._registry.note(name, version, reason=reason, compared=_compared(verdict, seen), who=who)
         self._say(reason)
         return Outcome(
-            model=name, version=version, outcome="rolled back", weight=weight, reason=reason, live=seen[0], canary=seen[1], tests=verdict.tests
+            model=name,
+            version=version,
+            outcome="rolled back",
+            weight=weight,
+            reason=reason,
+            live=seen[0],
+            canary=seen[1],
+            tests=verdict.tests,
         )
 
 

@@ -94,6 +94,7 @@ class Fleet:
     served: dict[str, Served] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _seen: dict[str, object] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: dict[str, list[str | int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +159,10 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Look at the registry once, and load what it wants now."""
+        async with self._turn:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         for name in self._asked:
             try:
                 wanted = await asyncio.to_thread(self._look, name)
@@ -211,4 +216,3 @@ class Fleet:
             logger.info("%s: version %d took over from %d", name, wanted.live.version, before.live.number)
         if before.route != wanted.route:
             logger.info("%s: canary %s at %g %%, shadow %s", name, wanted.route.canary, wanted.route.weight, wanted.route.shadow)
-

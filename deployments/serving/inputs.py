@@ -100,7 +100,9 @@ def table_tensors(inputs: Mapping[str, NDArray[Any]], columns: Sequence[Column],
     """
     known = {column.name for column in columns}
     if unknown := sorted(set(inputs) - known):
-        raise refuse(f"this model has no input {', '.join(map(repr, unknown[:_SHOWN]))}; it has {', '.join(map(repr, sorted(known)))}"[:600])
+        raise refuse(
+            f"this model has no input {', '.join(map(repr, unknown[:_SHOWN]))}; it has {', '.join(map(repr, sorted(known)))}"[:600]
+        )
     if absent := [column.name for column in columns if column.required and column.name not in inputs]:
         raise refuse(f"missing input{'s' if len(absent) > 1 else ''}: {', '.join(map(repr, absent[:20]))}")
     if not inputs:
@@ -137,7 +139,9 @@ def _check_values(column: Column, values: NDArray[Any]) -> None:
     else:
         return
     if not column.nullable and missing.any():
-        raise refuse(f"input {column.name!r}: the value of row {_first(missing)} is missing (NaN or empty), and the model knows no missing ones")
+        raise refuse(
+            f"input {column.name!r}: the value of row {_first(missing)} is missing (NaN or empty), and the model knows no missing ones"
+        )
 
 
 def _first(flags: NDArray[Any]) -> int:
@@ -175,7 +179,9 @@ def table_rows(rows: Sequence[Any], package: Package, columns: Sequence[Column],
         raise refuse("a whole number is too large for 64 bits") from None
     for column in columns:
         if column.kind == "float" and np.isinf(feeds[column.name]).any():
-            raise refuse(f"column {column.name!r}: the value of row {_first(np.isinf(feeds[column.name]))} is infinite, or too large for 32 bits")
+            raise refuse(
+                f"column {column.name!r}: the value of row {_first(np.isinf(feeds[column.name]))} is infinite, or too large for 32 bits"
+            )
     return feeds
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -23,6 +23,7 @@ class Metrics:
     """All metrics of one process."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         more: dict[str, Any] = {"registry": self._registry}
         version = ("model", "version")
@@ -34,7 +35,9 @@ class Metrics:
         self.feedback = Counter("atelier_feedback", "True answers that came later.", [*version, "correct"], **more)
         self.squared_error = Counter("atelier_feedback_squared_error", "Sum of squared errors of values.", version, **more)
         self.error_spread = Counter("atelier_feedback_quartic_error", "Sum of their squares, for the spread.", version, **more)
-        self.shadow = Counter("atelier_shadow", "Copied requests, by whether both versions said the same.", [*version, "shadow", "agree"], **more)
+        self.shadow = Counter(
+            "atelier_shadow", "Copied requests, by whether both versions said the same.", [*version, "shadow", "agree"], **more
+        )
         self.responses = Counter("atelier_http_responses", "Answers by status.", ["status"], **more)
         self.load_failures = Counter("atelier_load_failures", "Versions that could not be loaded.", ["model"], **more)
         self.captured = Counter("atelier_captured", "Captured requests by what became of them.", ["outcome"], **more)
@@ -71,7 +74,9 @@ class VersionMetrics:
         self._predictions: dict[str, Any] = {}
         self.loaded = metrics.loaded.labels(*self._labels)
 
-    def answered(self, *, queue_s: float, preprocess_s: float, model_s: float, postprocess_s: float, total_s: float, batch_rows: int) -> None:
+    def answered(
+        self, *, queue_s: float, preprocess_s: float, model_s: float, postprocess_s: float, total_s: float, batch_rows: int
+    ) -> None:
         """One request was answered; seconds by part and in all."""
         self.ok.inc()
         self._seconds.observe(total_s)

@@ -53,9 +53,7 @@ class ServedModel:
         self.output = package.output
         self._bands = _bands(package) if self.output == "value" else None
         self._max_batch = max_batch
-        self.batcher = Batcher(
-            self._run, max_rows=max_batch, max_delay_s=max_delay_s, max_waiting_rows=max_waiting_rows, executor=executor
-        )
+        self.batcher = Batcher(self._run, max_rows=max_batch, max_delay_s=max_delay_s, max_waiting_rows=max_waiting_rows, executor=executor)
 
     @property
     def is_image(self) -> bool:
@@ -77,7 +75,9 @@ class ServedModel:
             (output,) = session.run([self.output], dict(feeds))
         else:
             starts = range(0, rows, self._max_batch)
-            parts = [session.run([self.output], {name: value[at : at + self._max_batch] for name, value in feeds.items()})[0] for at in starts]
+            parts = [
+                session.run([self.output], {name: value[at : at + self._max_batch] for name, value in feeds.items()})[0] for at in starts
+            ]
             output = np.concatenate(parts)
         return output.reshape(-1) if self.output == "value" else output
 
@@ -99,7 +99,9 @@ class ServedModel:
         """
         if not np.isfinite(output).all():
             row = int(np.argmax(~np.isfinite(output).reshape(len(output), -1).all(axis=1)))
-            raise refuse(f"the model's answer to row {row} is not a finite number: its inputs are out of the range that the model knows", 422)
+            raise refuse(
+                f"the model's answer to row {row} is not a finite number: its inputs are out of the range that the model knows", 422
+            )
 
     def count(self, output: NDArray[Any]) -> list[str]:
         """Count the predictions by class, or by band of the value; their labels or bands, row by row."""

@@ -28,7 +28,11 @@ _SCHEMAS: dict[str, Any] = {
             "inputs": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Tensor"}},
             "outputs": {
                 "type": "array",
-                "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}}},
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                },
             },
             "parameters": {"type": "object"},
         },
@@ -137,9 +141,7 @@ def _tensors(is_image: bool, row: dict[str, Any]) -> dict[str, Any]:
     if is_image:
         return {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 2, 3], "data": [0, 0, 0, 255, 255, 255]}]}
     types = {str: "BYTES", int: "INT64", float: "FP32"}
-    return {
-        "inputs": [{"name": name, "datatype": types[type(value)], "shape": [1, 1], "data": [value]} for name, value in row.items()]
-    }
+    return {"inputs": [{"name": name, "datatype": types[type(value)], "shape": [1, 1], "data": [value]} for name, value in row.items()]}
 
 
 def complete(schema: dict[str, Any], models: Sequence[tuple[str, bool, dict[str, Any]]]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _rows(value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = value["rows"] if set(value) == {"rows"} else [value]
     if not isinstance(value, list):
-        raise refuse(f"expected a row (an object with the columns as keys), a list of rows, or {{\"rows\": [...]}}; got {type(value).__name__}")
+        raise refuse(
+            f'expected a row (an object with the columns as keys), a list of rows, or {{"rows": [...]}}; got {type(value).__name__}'
+        )
     return value
 
 

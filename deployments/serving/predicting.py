@@ -29,6 +29,7 @@ from infra.errors import RequestRefusedError
 
 logger = logging.getLogger("atelier.serving")
 _BINARY = (b"content-type", b"application/octet-stream")
+_MOST_COPIES = 64
 Feeds = dict[str, NDArray[Any]]
 
 
@@ -140,7 +141,7 @@ class Predictor:
         return content, more
 
     def _read_infer(self, model: ServedModel, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> _Asked:
-        request = parse_infer(body, number_header(dict(headers), b"inference-header-content-length"))
+        request = parse_infer(body, number_header(headers, b"inference-header-content-length"))
         feeds, rows = model.from_tensors(request.inputs)
         wanted = request.outputs
         if wanted is not None and (unknown := [name for name in wanted if name not in (model.output, "label")]):
@@ -171,12 +172,12 @@ class Predictor:
         self, model: ServedModel, target: Target, asked: _Asked, output: NDArray[Any], told: list[str], key: str, took_s: float
     ) -> None:
         """What the client does not wait for: the copy to the shadow, and the capture."""
-        if target.version is None and (shadow := self._fleet.shadow_of(model.name, model)) is not None:
-            # A shadow that cannot keep up gets fewer copies; it never holds up what is answered.
-            if shadow.batcher.rows_waiting < 64:
-                task = asyncio.ensure_future(self._copy(model, shadow, asked, told))
-                self._copies.add(task)
-                task.add_done_callback(self._copies.discard)
+        shadow = self._fleet.shadow_of(model.name, model) if target.version is None else None
+        # A shadow that cannot keep up gets fewer copies; it never holds up what is answered.
+        if shadow is not None and shadow.batcher.rows_waiting < _MOST_COPIES:
+            task = asyncio.ensure_future(self._copy(model, shadow, asked, told))
+            self._copies.add(task)
+            task.add_done_callback(self._copies.discard)
         if self._capture is not None and self._capture.wants():
             for row, ((feeds, _), index) in enumerate(_rows_of(asked.parts)):
                 encoded = asked.pictures[row] if row < len(asked.pictures) else None

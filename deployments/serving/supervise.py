@@ -29,10 +29,12 @@ def serve(options: ServeOptions) -> int:
     bound = bind(options.host, options.port)
     if options.workers == 1:
         return run(options, bound)
+    port = bound.getsockname()[1]
+    bound.close()  # nobody else has the port; now it can be shared
     # This socket only keeps the port; the workers' own ones listen.
-    with bound:
+    with bind(options.host, port, shared=True) as bound:
         address = address_of(bound)
-        return Supervisor(options.model_copy(update={"port": bound.getsockname()[1]}), address).run()
+        return Supervisor(options.model_copy(update={"port": port}), address).run()
 
 
 def seconds_until_restart(lived_s: float, deaths: int) -> float:

@@ -136,7 +136,12 @@ def _read_input(entry: Any, view: memoryview, offset: int) -> tuple[str, NDArray
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise refuse(f"input {name!r}: the datatype {datatype!r} is none of {', '.join(DATATYPES)}")
-    if not isinstance(shape, list) or not shape or len(shape) > _MOST_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
+    if (
+        not isinstance(shape, list)
+        or not shape
+        or len(shape) > _MOST_DIMENSIONS
+        or any(type(size) is not int or size < 0 for size in shape)
+    ):
         raise refuse(f"input {name!r}: 'shape' must be a list of 1 to {_MOST_DIMENSIONS} whole numbers from 0 up, got {shape!r}"[:300])
     size = entry.get("parameters", {}).get("binary_data_size") if isinstance(entry.get("parameters", {}), dict) else None
     if size is None:

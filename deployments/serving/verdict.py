@@ -32,9 +32,13 @@ class Bars(BaseModel):
 
     significance: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.01, description="Chance to send back a canary that is as good.")
     min_requests: Annotated[int, Field(ge=1)] = Field(default=100, description="Requests that the canary must have answered in a step.")
-    min_feedback: Annotated[int, Field(ge=0)] = Field(default=0, description="True answers that must have come for it before it is promoted.")
+    min_feedback: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="True answers that must have come for it before it is promoted."
+    )
     latency_factor: Annotated[float, Field(ge=1)] = Field(default=1.5, description="How much slower it may be.")
-    max_shift: Annotated[float, Field(ge=0, le=1)] = Field(default=0.2, description="How far its predictions may lie from the live version's.")
+    max_shift: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2, description="How far its predictions may lie from the live version's."
+    )
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="Accuracy that it may lose.")
 
 
@@ -118,7 +122,10 @@ def _share(part: int, rest: int) -> str:
 
 def _failures(live: Seen, canary: Seen) -> tuple[float, str]:
     p_value = _worse(canary.failed, canary.answered, live.failed, live.answered)
-    return p_value, f"{_share(canary.failed, canary.answered)} of its requests failed, {_share(live.failed, live.answered)} of the live version's"
+    return (
+        p_value,
+        f"{_share(canary.failed, canary.answered)} of its requests failed, {_share(live.failed, live.answered)} of the live version's",
+    )
 
 
 def latency_bound(live: Seen, factor: float) -> float | None:
@@ -139,7 +146,9 @@ def _latency(live: Seen, canary: Seen, bars: Bars) -> tuple[float, str]:
     slow = sum(count for upper, count in canary.slower_than.items() if upper > bound)
     slow_live = sum(count for upper, count in live.slower_than.items() if upper > bound)
     rest, rest_live = sum(canary.slower_than.values()) - slow, sum(live.slower_than.values()) - slow_live
-    words = f"{_share(slow, rest)} of its requests took longer than {bound * 1e3:g} ms, {_share(slow_live, rest_live)} of the live version's"
+    words = (
+        f"{_share(slow, rest)} of its requests took longer than {bound * 1e3:g} ms, {_share(slow_live, rest_live)} of the live version's"
+    )
     return _worse(slow, rest, slow_live, rest_live), words
 
 
@@ -183,7 +192,10 @@ def _accuracy(live: Seen, canary: Seen, bars: Bars) -> tuple[float, str]:
     allowed = round(bars.max_accuracy_loss * (live.right + live.wrong))
     wrong_live = min(live.wrong + allowed, live.right + live.wrong)
     p_value = _worse(canary.wrong, canary.right, wrong_live, live.right + live.wrong - wrong_live)
-    return p_value, f"{_share(canary.wrong, canary.right)} of its predictions were wrong, {_share(live.wrong, live.right)} of the live version's"
+    return (
+        p_value,
+        f"{_share(canary.wrong, canary.right)} of its predictions were wrong, {_share(live.wrong, live.right)} of the live version's",
+    )
 
 
 def _squared_errors(live: Seen, canary: Seen) -> tuple[float, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -26,7 +26,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope["headers"])
 
 
-def number_header(headers: dict[bytes, bytes], name: bytes) -> int | None:
+def number_header(headers: Mapping[bytes, bytes], name: bytes) -> int | None:
     """A header that is a whole number from 0 up; None if it is not there.
 
     Raises:
@@ -90,7 +90,11 @@ async def respond_error(scope: Scope, receive: Receive, send: Send, status: int,
     if status != 413:
         await respond(send, status, body, more)
         return
-    start = {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), *more]}
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), *more],
+    }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": True})
     expects = any(name == b"expect" for name, _ in scope["headers"])

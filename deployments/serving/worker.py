@@ -44,8 +44,11 @@ _KEEP_ALIVE_S = 75
 _GRACE_S = 30
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address that several processes can share; it does not listen yet.
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket on the address; it does not listen yet.
+
+    Args:
+        shared: whether other processes may bind it, too; each of them gets a part of the connections.
 
     Raises:
         ServiceError: the port is taken, or the address is none of this machine.
@@ -54,7 +57,8 @@ def bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound.bind((host, port))
     except OSError as error:
@@ -125,9 +129,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
             count=lambda what, rows: metrics.captured.labels(what).inc(rows),
             every_s=options.capture_s,
         )
-    predictor = Predictor(
-        fleet, ring, metrics, signer, max_body=int(options.max_body_mib * 2**20), executor=executor, capture=capture
-    )
+    predictor = Predictor(fleet, ring, metrics, signer, max_body=int(options.max_body_mib * 2**20), executor=executor, capture=capture)
     fleet.start()
 
     @asynccontextmanager
@@ -198,7 +200,7 @@ def main() -> int:
     options = ServeOptions.model_validate_json(sys.argv[1])
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
-        return run(options, bind(options.host, options.port))
+        return run(options, bind(options.host, options.port, shared=True))
     except AtelierError as error:
         print(f"failed {json.dumps(to_wire(error))}", flush=True)
         return error.exit_status

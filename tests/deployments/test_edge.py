@@ -29,7 +29,9 @@ OTHER = base64.b64encode(bytes(32)).decode()
 
 def version_of(name: str) -> ModelVersion:
     package = Artifact(key="packages/x", kind="export", digest="0" * 64)
-    return ModelVersion(name=name, version=3, algorithm="a/b", dataset="d" * 64, metrics={}, created="2026-11-01T00:00:00+00:00", package=package)
+    return ModelVersion(
+        name=name, version=3, algorithm="a/b", dataset="d" * 64, metrics={}, created="2026-11-01T00:00:00+00:00", package=package
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the few packages that a device has; nothing else can be imported beside the standard library."""
     folder = tmp_path_factory.mktemp("site-packages")
     for name in ("onnxruntime-gpu", "numpy", "pillow"):
-        tops = {path.parts[0] for path in files(name) or [] if path.parts[0] not in ("..", "__pycache__") and not path.parts[0].endswith(".pth")}
+        tops = {
+            path.parts[0] for path in files(name) or [] if path.parts[0] not in ("..", "__pycache__") and not path.parts[0].endswith(".pth")
+        }
         located = {top: next(path for path in files(name) or [] if path.parts[0] == top).locate() for top in tops}
         for top, path in located.items():
             inside = Path(str(path))
@@ -74,7 +78,9 @@ def test_a_bundle_for_pictures_says_what_the_package_says(bare: Path, tmp_path: 
     assert red["scores"] == pytest.approx(wanted["scores"])
     check = run(bare, folder, "-h")
     assert check.returncode == 0
-    missing = subprocess.run([sys.executable, "-S", "-c", "import pydantic"], env={"PYTHONPATH": str(bare)}, capture_output=True, check=False)
+    missing = subprocess.run(
+        [sys.executable, "-S", "-c", "import pydantic"], env={"PYTHONPATH": str(bare)}, capture_output=True, check=False
+    )
     assert missing.returncode == 1, "the environment is not bare"
 
 

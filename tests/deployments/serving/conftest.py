@@ -119,7 +119,9 @@ def fill(settings: Settings, folder: Path) -> Registry:
     # The graph of the first, but red is called blue and blue red: it is wrong about both.
     from tests.packages import colour_model
 
-    register(settings, "colours", write_colours(folder / "colours-2", labels=["red", "green", "blue"], onnx_model_bytes=colour_model(LABELS)))
+    register(
+        settings, "colours", write_colours(folder / "colours-2", labels=["red", "green", "blue"], onnx_model_bytes=colour_model(LABELS))
+    )
     register(settings, "sums", write_sums(folder / "sums"), "tabular-regression/linear")
     registry.promote("colours", 1, reason="the first")
     return registry

@@ -60,7 +60,19 @@ def clients(server: Running, colours: list[str]) -> Iterator[list[int]]:
 
 def judged(settings: Settings, server: Running, model: str) -> tuple[int, dict[str, object]]:
     """Exit status and document of ``atelier canary MODEL``."""
-    command = [sys.executable, "-m", "deployments.cli", "canary", model, "--server", server.url, "--steps", "20,60,100", "--min-requests", "25"]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "canary",
+        model,
+        "--server",
+        server.url,
+        "--steps",
+        "20,60,100",
+        "--min-requests",
+        "25",
+    ]
     command += ["--look-s", "0.1", "--latency-factor", "100", "--json"]
     environment = {**os.environ, "ATELIER_WORKSPACE": settings.workspace, "ATELIER_CACHE_DIR": str(settings.cache_dir)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)

@@ -108,7 +108,9 @@ def test_a_canary_gets_its_share_and_a_key_stays_where_it_is(own: tuple[Settings
         assert {key for key in keys if third[key] == "2"} <= {key for key in keys if most[key] == "2"}
         assert shared_out(70) == most
         assert set(shared_out(100).values()) == {"2"}
-        assert server.ask("/admin/models/colours/route", {"canary": 7, "weight": 1}, "PUT").error.startswith("canary: 'colours' has no version 7")
+        assert server.ask("/admin/models/colours/route", {"canary": 7, "weight": 1}, "PUT").error.startswith(
+            "canary: 'colours' has no version 7"
+        )
         assert server.ask("/admin/models/colours/route", {"canary": 2, "weight": 101}, "PUT").status == 400
         assert server.ask("/admin/models/colours/route", method="DELETE").status == 200
         assert {version_that_answers(server, key) for key in keys[:5]} == {"1"}
@@ -121,7 +123,10 @@ def test_a_shadow_is_compared_and_never_answers(own: tuple[Settings, Registry], 
     with running(settings, tmp_path, "colours") as server:
         assert server.ask("/admin/models/colours/route", {"shadow": 2}, "PUT").status == 200
         assert {version_that_answers(server) for _ in range(10)} == {"1"}
-        assert server.ask("/v2/models/colours/predict", png((10, 200, 10)), content_type="image/png").json["predictions"][0]["label"] == "green"
+        assert (
+            server.ask("/v2/models/colours/predict", png((10, 200, 10)), content_type="image/png").json["predictions"][0]["label"]
+            == "green"
+        )
         differ = 'atelier_shadow_total{agree="false",model="colours",shadow="2",version="1"}'
         agree = differ.replace("false", "true")
         wait_until(lambda: server.metrics().get(differ) == 10 and server.metrics().get(agree) == 1)

@@ -104,7 +104,11 @@ def test_tables_take_tensors_with_texts_and_missing_values(server: Running) -> N
 def test_pictures_come_as_a_form_as_base64_and_as_they_are(server: Running) -> None:
     boundary = b"----x"
     parts = [
-        b"--" + boundary + b'\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + data + b"\r\n"
+        b"--"
+        + boundary
+        + b'\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+        + data
+        + b"\r\n"
         for data in (png(), png((10, 10, 200), size=9))
     ]
     form = b"".join(parts) + b"--" + boundary + b"--\r\n"
@@ -186,7 +190,13 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Running) 
     assert (answer.status, "8 MiB" in json.loads(answer.read())["error"]) == (413, True)
     connection.close()
     chunked = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-    chunked.request("POST", "/v2/models/colours/infer", (bytes(1 << 20) for _ in range(9)), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+    chunked.request(
+        "POST",
+        "/v2/models/colours/infer",
+        (bytes(1 << 20) for _ in range(9)),
+        encode_chunked=True,
+        headers={"Transfer-Encoding": "chunked"},
+    )
     assert chunked.getresponse().status == 413
     chunked.close()
     assert server.ask("/v2/health/live").status == 200

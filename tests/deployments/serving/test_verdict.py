@@ -44,7 +44,10 @@ def test_what_is_worse_is_sent_back_with_the_reason(canary: Seen, words: str) ->
 
 
 def test_a_small_shift_is_let_through_however_certain() -> None:
-    live, canary = Seen(answered=10**6, predictions={"a": 500_000, "b": 500_000}), Seen(answered=10**6, predictions={"a": 600_000, "b": 400_000})
+    live, canary = (
+        Seen(answered=10**6, predictions={"a": 500_000, "b": 500_000}),
+        Seen(answered=10**6, predictions={"a": 600_000, "b": 400_000}),
+    )
     assert decide(live, canary) == "advance"
     assert decide(live, canary, Bars(max_shift=0.05)) == "roll back"
 
@@ -63,7 +66,12 @@ def test_looking_often_does_not_find_what_is_not_there() -> None:
         wrong = np.cumsum(rng.random((2, 2000)) < 0.2, axis=1)
         for look, at in enumerate(range(99, 2000, 100), start=1):
             seen = [
-                Seen(answered=at + 1 - int(failed[side, at]), failed=int(failed[side, at]), right=at - int(wrong[side, at]), wrong=int(wrong[side, at]))
+                Seen(
+                    answered=at + 1 - int(failed[side, at]),
+                    failed=int(failed[side, at]),
+                    right=at - int(wrong[side, at]),
+                    wrong=int(wrong[side, at]),
+                )
                 for side in (0, 1)
             ]
             if decide(seen[0], seen[1], Bars(significance=0.05), look=look) == "roll back":

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from deployments.stack.databases import prepare_databases
 from deployments.stack.keeper import Keeper
+from deployments.stack.lost_runs import restart_lost_runs
 from deployments.stack.options import UpOptions, choose_ports
 from deployments.stack.parts import Part, make_parts
 from infra.cluster import python_path
@@ -49,7 +50,8 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
     parts = make_parts(options, settings, ports, prepare_databases(settings))
     folder, addresses = settings.state_dir / "stack", settings.state_dir / ADDRESSES
     environment = {name: value for name, value in parts[-1].environment.items() if value is not None}
-    keeper = Keeper(parts, settings.state_dir / "logs" / "stack", folder, say, lambda name: _after_restart(name, environment, say))
+    api = environment["PREFECT_API_URL"]
+    keeper = Keeper(parts, settings.state_dir / "logs" / "stack", folder, say, lambda name: _schedule_lost_runs(name, api, say))
 
     def asked_to_stop(number: int, frame: FrameType | None) -> None:
         keeper.ask_to_stop()
@@ -60,12 +62,11 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
         keeper.start([part.name for part in parts if part.name not in ("worker", "triggers")])
         if not keeper.stopping and options.deploy:
             _run_module("deployments.deploying", environment, "The deployments")
+        if not keeper.stopping:
+            _schedule_lost_runs("worker", api, say)
         keeper.start(["worker", "triggers"])
         if not keeper.stopping:
-            _run_module("deployments.stack.lost_runs", environment, "The runs of an earlier stack")
-            addresses.write_text(
-                json.dumps({"api": environment["PREFECT_API_URL"], "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)})
-            )
+            addresses.write_text(json.dumps({"api": api, "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)}))
             for title, url in keeper.addresses().items():
                 say(f"{title:<10} {url}")
             say("ready; Ctrl-C stops all of it")
@@ -83,18 +84,19 @@ def _urls(parts: list[Part]) -> dict[str, str]:
     return {part.name: part.address for part in parts if part.address}
 
 
-def _after_restart(name: str, environment: dict[str, str], say: Callable[[str], None]) -> None:
+def _schedule_lost_runs(name: str, api: str, say: Callable[[str], None]) -> None:
+    """What the worker that died was running begins again with the next one."""
     if name != "worker":
         return
     try:
-        if lost := _run_module("deployments.stack.lost_runs", environment, "The runs of the worker that died"):
-            say(lost)
+        if lost := restart_lost_runs(api):
+            say(f"{lost} {'run' if lost == 1 else 'runs'} of the worker that died will begin again")
     except ServiceError as error:
         say(str(error))
 
 
-def _run_module(module: str, environment: dict[str, str], what: str) -> str:
-    """Run one of our modules to its end; what it printed.
+def _run_module(module: str, environment: dict[str, str], what: str) -> None:
+    """Run one of our modules to its end.
 
     Raises:
         ServiceError: it failed.
@@ -112,4 +114,3 @@ def _run_module(module: str, environment: dict[str, str], what: str) -> str:
     )
     if done.returncode != 0:
         raise ServiceError(what, (done.stderr or done.stdout)[-2000:])
-    return done.stdout.strip()

@@ -46,7 +46,7 @@ class Keeper:
         logs: folder of their output.
         ready: folder of the files by which some say that they are ready.
         say: told what happens, one line each.
-        restarted: called with a part's name when it is well again after a death.
+        before_restart: called with the name of a part that died, just before it is started again.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Keeper:
         logs: Path,
         ready: Path,
         say: Callable[[str], None],
-        restarted: Callable[[str], None] = lambda name: None,
+        before_restart: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._states = {part.name: _State(part) for part in parts}
-        self._logs, self._ready, self._say, self._restarted = logs, ready, say, restarted
+        self._logs, self._ready, self._say, self._before_restart = logs, ready, say, before_restart
         self._stopping = threading.Event()
 
     def ask_to_stop(self) -> None:
@@ -111,12 +111,12 @@ class Keeper:
             self._write_pids()
         elif state.process is None and state.due is not None and now >= state.due:
             if all(self._states[name].well for name in state.part.after):
+                self._before_restart(state.part.name)
                 self._begin(state)
         elif state.process is not None and not state.well:
             self._look(state)
             if state.well:
                 self._say(f"{state.part.title} is back")
-                self._restarted(state.part.name)
             elif now - state.begun > state.part.start_s:
                 self._say(f"{state.part.title} does not get ready ({state.told}); it starts again (log: {self._log(state)})")
                 self._end([state])

@@ -1,53 +1,55 @@
-"""Runs whose worker died with them: Prefect still thinks that they run. ``python -m deployments.stack.lost_runs`` lets them begin again.
+"""Runs whose worker died with them: Prefect still thinks that they run. They are scheduled again, and take up at the stage that did not finish.
 
-A run takes up at the stage that did not finish. It is called while no run of the worker ``up`` can be alive: its supervisor ended them with it.
+To be called while the worker ``up`` is not running: its supervisor ended its runs with it.
 """
 
 from __future__ import annotations
 
-from infra.prefect_server import quieten
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any, Literal
+from urllib.error import URLError
 
-quieten()
-
-from prefect.client.orchestration import get_client  # noqa: E402
-from prefect.client.schemas.filters import (  # noqa: E402
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
-from prefect.client.schemas.objects import FlowRun, StateType  # noqa: E402
-from prefect.states import Crashed, Scheduled  # noqa: E402
-
-from deployments.stack.options import WORK_POOL  # noqa: E402
+from deployments.stack.health import post
+from deployments.stack.options import WORK_POOL, WORKER
+from infra.errors import ServiceError
 
 MOST_STARTS = 5
+LABEL = "prefect.worker.name"
 
 
-def is_lost(run: FlowRun) -> bool:
-    """Whether the worker of the stack had it: a run that another worker of the pool has goes on."""
-    return run.labels.get("prefect.worker.name", "up") == "up"
+def fate(run: Mapping[str, Any]) -> Literal["leave", "again", "crashed"]:
+    """What becomes of a run that Prefect thinks is running: one of another worker goes on, one that was started often has crashed."""
+    if (run.get("labels") or {}).get(LABEL, WORKER) != WORKER:
+        return "leave"
+    return "again" if int(run.get("run_count") or 0) < MOST_STARTS else "crashed"
 
 
-def restart_lost_runs() -> int:
-    """Schedule them again, or call them crashed if they were started often; how many."""
-    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=states),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
-            limit=200,
-        )
-        lost = [run for run in runs if is_lost(run)]
-        for run in lost:
-            if run.run_count >= MOST_STARTS:
-                client.set_flow_run_state(run.id, Crashed(message=f"its worker died {run.run_count} times"), force=True)
-            else:
-                client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry", message="its worker died"), force=True)
-    return len(lost)
+def restart_lost_runs(api: str) -> int:
+    """Schedule them again; how many there were.
 
-
-if __name__ == "__main__":
-    if number := restart_lost_runs():
-        print(f"{number} runs that died with their worker begin again")
+    Raises:
+        ServiceError: Prefect's server does not answer.
+    """
+    lost = 0
+    body = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        "work_pools": {"name": {"any_": [WORK_POOL]}},
+        "sort": "EXPECTED_START_TIME_ASC",
+        "limit": 200,
+    }
+    try:
+        for run in post(f"{api}/flow_runs/filter", body):
+            becomes = fate(run)
+            if becomes == "leave":
+                continue
+            lost += 1
+            state = (
+                {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "its worker died"}
+                if becomes == "again"
+                else {"type": "CRASHED", "message": f"its worker died {MOST_STARTS} times"}
+            )
+            post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        raise ServiceError("Prefect's server", f"the runs of the worker that died could not be scheduled again: {error}") from None
+    return lost

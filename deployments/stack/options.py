@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import InvalidOptionError
 
-WORK_POOL = "atelier"
+WORK_POOL, WORKER = "atelier", "up"
 NAMES = ("prefect", "mlflow", "scheduler", "dashboard", "serving")
 USUAL = {"prefect": 4200, "mlflow": 5000, "scheduler": 8786, "dashboard": 8787, "serving": 8080}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from deployments.stack import health
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
-from deployments.stack.options import WORK_POOL, UpOptions
+from deployments.stack.options import WORK_POOL, WORKER, UpOptions
 from infra.prefect_server import quiet_environment
 from infra.settings import Settings
 
@@ -109,11 +109,11 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
             name="worker",
             title="Prefect worker",
             command=[
-                *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "up"),
+                *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER),
                 *("--limit", str(options.max_runs), "--install-policy", "never", "--create-pool-if-not-found"),
             ],
             environment=common,
-            check=health.worker_online(api, WORK_POOL, "up"),
+            check=health.worker_online(api, WORK_POOL, WORKER),
             after=("prefect",),
         ),
         Part(

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from deployments.stack import health
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
@@ -51,6 +53,7 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
     scheduler = f"tcp://{HOST}:{ports['scheduler']}"
     common: dict[str, str | None] = {
         **quiet_environment(),
+        **_as_variables(settings),
         "PYTHONUNBUFFERED": "1",
         "ATELIER_WORKSPACE": settings.workspace_uri,
         "ATELIER_REGISTRY": databases.registry or None,
@@ -135,6 +138,15 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
         ),
     ]
     return parts
+
+
+def _as_variables(settings: Settings) -> dict[str, str]:
+    """What was set, also by ``atelier.toml``: runs have a working folder of their own and would not find that file."""
+    found = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        found[f"ATELIER_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return found
 
 
 def _python(module: str, *arguments: str) -> list[str]:

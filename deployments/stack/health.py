@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from infra.events import authorization
@@ -56,8 +56,12 @@ def post(url: str, body: Any, method: str = "POST") -> Any:
         URLError, HTTPException, OSError: no answer, or a status that is none of success. ValueError: not JSON.
     """
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **authorization()}, method=method)
-    with urlopen(request, timeout=TIMEOUT_S) as answer:
-        text = answer.read()
+    try:
+        with urlopen(request, timeout=TIMEOUT_S) as answer:
+            text = answer.read()
+    except HTTPError as error:
+        error.close()
+        raise
     return json.loads(text) if text else None
 
 

@@ -63,7 +63,7 @@ def pictures(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     for digit in "0123":
         files = sorted((digits_folder / digit).iterdir())[:150]
         for name in ("old", "new", "wrong"):
-            (root / name / digit).mkdir(parents=True)
+            (root / name / digit).mkdir(parents=True, exist_ok=True)
         wrong = root / "wrong" / str((int(digit) + 1) % 4)
         wrong.mkdir(parents=True, exist_ok=True)
         for file in files[:80]:
@@ -142,6 +142,7 @@ def test_every_preset_is_a_deployment_with_a_described_form(stack: Stack) -> Non
 def test_a_wrong_value_in_the_form_is_refused_by_the_server(stack: Stack) -> None:
     with pytest.raises(HTTPError) as refused:
         stack.start_run("image-classification:small-cnn/default", {"data": "x", "epochs": "many"})
+    refused.value.close()
     assert refused.value.code in (409, 422)
 
 

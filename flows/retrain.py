@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import BaseModel, ConfigDict, Field
@@ -120,10 +121,12 @@ def retrain(
         def decide(inner: StageContext, times: list[StageTime], registration: dict[str, Any]) -> Registered:
             outcome = _judge(inner, times, champion, registration, terms)
             kept.append(outcome)
-            wanted = _ask(champion, outcome, promotion, approval_timeout_s) if approval and outcome.winner == "challenger" else promotion
+            wanted, words = promotion, [f"{reason}: " if reason else "", outcome.reason]
+            if approval and outcome.winner == "challenger":
+                wanted, answer = _ask(champion, outcome, promotion, approval_timeout_s)
+                words.append(f"; {answer}")
             values = {key: value for key, value in registration.items() if key != "min_gain"}
-            noted = outcome.model_copy(update={"reason": f"{reason}: {outcome.reason}"}) if reason else outcome
-            return enlist(**values, outcome=noted, promotion=wanted, context=inner)
+            return enlist(**values, outcome=outcome.model_copy(update={"reason": "".join(words)}), promotion=wanted, context=inner)
 
         result = run_pipeline(request, context, decide)
         _show(result.model, kept[0])
@@ -204,12 +207,16 @@ def _judge(context: StageContext, times: list[StageTime], champion: ModelVersion
     )
 
 
-def _ask(champion: ModelVersion, outcome: Outcome, promotion: Promotion, timeout_s: float) -> Promotion:
-    """Wait for a person; what the challenger becomes then."""
+def _ask(champion: ModelVersion, outcome: Outcome, promotion: Promotion, timeout_s: float) -> tuple[Promotion, str]:
+    """Wait for a person; what the challenger becomes then, and the answer in words."""
     text = f"# {champion.name}: may the new version take over from {champion.version}?\n\n{outcome.reason}\n\n{slices_table(outcome)}"
     create_markdown_artifact(markdown=text, key=artifact_key(champion.name, "approval"))
-    answer = pause_flow_run(wait_for_input=Approval.with_initial_data(description=text), timeout=int(timeout_s), key="approval")  # type: ignore[call-overload]
-    return promotion if answer.approve else "none"
+    try:
+        answer = pause_flow_run(Approval.with_initial_data(description=text), timeout=int(timeout_s), poll_interval=2, key="approval")
+    except FlowPauseTimeout:
+        return "none", f"nobody approved it in {timeout_s:g} s"
+    said = f" ({answer.comment})" if answer.comment else ""
+    return (promotion, f"approved{said}") if answer.approve else ("none", f"not approved{said}")
 
 
 def slices_table(outcome: Outcome) -> str:

@@ -174,7 +174,8 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
     watched = tmp_path / "arriving"
     watched.mkdir()
     stack.command(
-        *("deploy", "retrain", "--name", MODEL, "--set", f"model={MODEL}", "--set", "promotion=challenger", "--quiet-s", "1"),
+        *("deploy", "retrain", "--name", MODEL, "--set", f"model={MODEL}", "--set", "promotion=challenger", "--set", "approval=true"),
+        *("--quiet-s", "1"),
         *("--trigger", f"files:{watched}", "--trigger", f"drift:{MODEL}"),
     )
     bars = ["min_requests=30", "min_feedback=60", "look_s=0.5", "steps=[10, 50, 100]", "latency_factor=20", "max_shift=1"]
@@ -188,6 +189,7 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
     try:
         client.samples = samples(pictures["new"])
         shutil.copytree(pictures["new"], watched, dirs_exist_ok=True)
+        approve(stack)
         wait_for("version 2 as champion", lambda: with_alias(stack, CHAMPION) == 2)
         (run,) = stack.runs_of(f"retrain/{MODEL}")
         assert run["parameters"]["data"] == str(watched)
@@ -204,6 +206,7 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
     chosen = next(one for one in log if one.compared.get("by") == "retrain")
     assert (chosen.version, chosen.alias, chosen.compared["winner"]) == (2, CHALLENGER, "challenger")
     assert chosen.compared["interval"][0] > 0
+    assert chosen.reason.endswith("approved (looks right)")
     assert {"the old data", "the new data"} <= {one["name"] for one in chosen.compared["slices"]}
     assert client.failures == []
     assert client.num_answered > 200
@@ -214,6 +217,18 @@ def ready(stack: Stack) -> bool:
     connection = HTTPConnection(str(address.hostname), address.port, timeout=10)
     connection.request("GET", f"/v2/models/{MODEL}/ready")
     return connection.getresponse().status == 200
+
+
+def approve(stack: Stack) -> None:
+    """What a person does in Prefect's page when the run pauses."""
+
+    def paused() -> str:
+        runs = stack.runs_of(f"retrain/{MODEL}")
+        assert all(run["state_type"] not in ("FAILED", "CRASHED") for run in runs), stack.logs(runs[0]["id"])
+        return next((run["id"] for run in runs if run["state_type"] == "PAUSED"), "")
+
+    run_id = wait_for("the question", paused)
+    stack.api(f"/flow_runs/{run_id}/resume", {"run_input": {"approve": True, "comment": "looks right"}})
 
 
 def samples(folder: Path) -> list[tuple[bytes, str]]:

@@ -28,7 +28,8 @@ def judge(champion: NDArray[np.int64] | list[int], challenger: NDArray[np.int64]
 def test_a_clearly_better_challenger_wins() -> None:
     found = judge(np.arange(300, 380), np.arange(300, 310))
     assert found.winner == "challenger"
-    assert (found.champion, found.challenger, found.gain) == (0.8, 0.975, pytest.approx(0.175))
+    assert (found.champion, found.challenger) == (0.8, 0.975)
+    assert found.gain == pytest.approx(0.175)
     assert 0 < found.interval[0] < found.gain < found.interval[1]
     assert {one.name: one.num_rows for one in found.slices} == {
         "the old data": 300,

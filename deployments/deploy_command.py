@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import click
 
@@ -59,30 +58,22 @@ def deploy(
     wanted = [parse_trigger(text, quiet_s=quiet_s) for text in triggers]
     parameters = parse_options(list(pairs))
     settings = load_settings()
-    os.environ["PREFECT_API_URL"] = find_server()
-    from prefect.client.orchestration import get_client
+    os.environ["PREFECT_API_URL"] = url = find_server()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from deployments.deploying import deploy as make
-    from deployments.deploying import deploy_all, make_pool, set_triggers
+    from deployments.deploying import deploy_all, deploy_one
 
-    with get_client(sync_client=True) as client:
-        make_pool(client, max_runs)
-    if one is None:
-        number = deploy_all()
-        click.echo(json.dumps({"deployments": number}) if as_json else f"{number} deployments")
-        return
-    identity, full_name = make(one, name=name, parameters=parameters, schedule=schedule, tags=tags)
-    with get_client(sync_client=True) as client:
-        schema: dict[str, Any] = client.read_deployment(identity).parameter_openapi_schema or {}
-    set_triggers(
-        open_store(settings.workspace_uri),
-        identity,
-        full_name,
-        [trigger.model_copy(update={"deployment": full_name}) for trigger in wanted],
-        schema.get("properties", {}),
-        parameters,
-    )
-    found = {"deployment": full_name, "id": str(identity), "schedule": schedule, "triggers": list(triggers)}
+    # The variable is for whoever has not imported Prefect yet, and the setting for whoever has.
+    with temporary_settings({PREFECT_API_URL: url}):
+        if one is None:
+            number = deploy_all(max_runs)
+            click.echo(json.dumps({"deployments": number}) if as_json else f"{number} deployments")
+            return
+        store = open_store(settings.workspace_uri)
+        identity, full_name = deploy_one(
+            store, one, name=name, parameters=parameters, schedule=schedule, tags=tags, triggers=wanted, max_runs=max_runs
+        )
+    found = {"deployment": full_name, "id": identity, "schedule": schedule, "triggers": list(triggers)}
     click.echo(json.dumps(found) if as_json else f"{full_name} ({identity})")
 
 

@@ -152,10 +152,36 @@ def _from_payload(name: str) -> dict[str, Any]:
     return {"__prefect_kind": "json", "value": template}
 
 
-def deploy_all() -> int:
+def deploy_one(
+    store: Store,
+    one: Deployable,
+    *,
+    name: str,
+    parameters: dict[str, Any],
+    schedule: str | None,
+    tags: Sequence[str],
+    triggers: Sequence[Trigger],
+    max_runs: int | None = None,
+) -> tuple[str, str]:
+    """A deployment with its triggers; its id and full name.
+
+    Args:
+        triggers: without a deployment yet.
+        max_runs: of the whole work pool at once.
+    """
+    with get_client(sync_client=True) as client:
+        make_pool(client, max_runs)
+        identity, full_name = deploy(one, name=name, parameters=parameters, schedule=schedule, tags=tags)
+        schema: dict[str, Any] = client.read_deployment(identity).parameter_openapi_schema or {}
+    wanted = [trigger.model_copy(update={"deployment": full_name}) for trigger in triggers]
+    set_triggers(store, identity, full_name, wanted, schema.get("properties", {}), parameters)
+    return str(identity), full_name
+
+
+def deploy_all(max_runs: int | None = None) -> int:
     """Every preset and flow, under the name ``default``; how many."""
     with get_client(sync_client=True) as client:
-        make_pool(client)
+        make_pool(client, max_runs)
     found = deployables()
     for one in found:
         deploy(one)

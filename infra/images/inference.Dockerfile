@@ -1,7 +1,7 @@
 # The inference server alone: onnxruntime for the CPU, no torch, no training. Build from the repository's root:
 #   docker build -f infra/images/inference.Dockerfile -t atelier-inference .
 FROM python:3.11-slim-bookworm
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* && useradd --create-home atelier
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* && useradd --create-home --home-dir /var/lib/atelier atelier
 WORKDIR /opt/atelier
 COPY infra/images/inference.txt requirements.lock ./
 # The versions are those of the lock; onnxruntime without CUDA takes the place of the GPU build.
@@ -14,6 +14,6 @@ COPY algorithms algorithms
 COPY deployments deployments
 ENV PYTHONPATH=/opt/atelier PYTHONUNBUFFERED=1
 USER atelier
-WORKDIR /home/atelier
+WORKDIR /var/lib/atelier
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "deployments.cli", "serve", "--host", "0.0.0.0"]

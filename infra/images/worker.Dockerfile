@@ -7,9 +7,9 @@ COPY . .
 RUN infra/setup.sh && rm -rf /root/.cache/uv
 
 FROM python:3.11-slim-bookworm
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* && useradd --create-home atelier
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* && useradd --create-home --home-dir /var/lib/atelier atelier
 COPY --from=build /opt/atelier /opt/atelier
 ENV PATH=/opt/atelier/.venv/bin:$PATH PYTHONUNBUFFERED=1
 USER atelier
-WORKDIR /home/atelier
+WORKDIR /var/lib/atelier
 CMD ["prefect", "worker", "start", "--pool", "atelier", "--type", "process"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -22,6 +23,7 @@ from infra.errors import InvalidOptionError, ServiceError
 from infra.settings import Settings, load_settings
 
 ADDRESSES = "stack/addresses.json"
+_ATTEMPTS = 20
 
 
 def up(options: UpOptions, say: Callable[[str], None]) -> int:
@@ -88,11 +90,15 @@ def _schedule_lost_runs(name: str, api: str, say: Callable[[str], None]) -> None
     """What the worker that died was running begins again with the next one."""
     if name != "worker":
         return
-    try:
-        if lost := restart_lost_runs(api):
-            say(f"{lost} {'run' if lost == 1 else 'runs'} of the worker that died will begin again")
-    except ServiceError as error:
-        say(str(error))
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            if lost := restart_lost_runs(api):
+                say(f"{lost} {'run' if lost == 1 else 'runs'} of the worker that died will begin again")
+            return
+        except ServiceError as error:
+            if attempt == _ATTEMPTS:
+                say(str(error))
+            time.sleep(1)
 
 
 def _run_module(module: str, environment: dict[str, str], what: str) -> None:

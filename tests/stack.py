@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tests.processes import marked
@@ -21,14 +21,16 @@ MARK = "ATELIER_TEST_STACK"
 PATIENCE_S = 600.0
 
 
-def wait_for(what: str, look: Callable[[], Any], limit_s: float = PATIENCE_S) -> Any:
-    """What ``look`` answers, as soon as that is something."""
+def wait_for(what: str, look: Callable[[], Any], limit_s: float = PATIENCE_S, raises: type[Exception] | tuple[()] = ()) -> Any:
+    """What ``look`` answers, as soon as that is something; errors of ``raises`` go on, others of the network are waited out."""
     end = time.monotonic() + limit_s
     told = ""
     while time.monotonic() < end:
         try:
             if found := look():
                 return found
+        except raises:
+            raise
         except (URLError, OSError, ValueError) as error:
             told = str(error)
         time.sleep(0.2)
@@ -62,13 +64,23 @@ class Stack:
         return self.addresses["serving"].removesuffix("/docs")
 
     def api(self, path: str, body: Any = None, method: str = "") -> Any:
-        """Ask Prefect's API."""
+        """Ask Prefect's API; where its database is busy (503) again, as its pages do."""
+
+        def ask() -> tuple[bytes] | None:
+            try:
+                with urlopen(request, timeout=60) as answer:
+                    return (answer.read(),)
+            except HTTPError as error:
+                if error.code != 503:
+                    raise
+                error.close()
+                return None
+
         data = None if body is None else json.dumps(body).encode()
         request = Request(
             f"{self.addresses['api']}{path}", data, {"Content-Type": "application/json"}, method=method or ("POST" if data else "GET")
         )
-        with urlopen(request, timeout=30) as answer:
-            text = answer.read()
+        (text,) = wait_for(path, ask, raises=HTTPError)
         return json.loads(text) if text else None
 
     def start_run(self, deployment: str, parameters: Mapping[str, Any]) -> str:

@@ -48,9 +48,9 @@ class Api(ThreadingHTTPServer):
         elif path == "/api/flow_runs/filter":
             wanted = body["flow_runs"].get("id", {}).get("any_")
             return [run for run in self.runs if wanted is None or run["id"] in wanted]
-        elif path == f"/api/deployments/{DEPLOYMENT}/create_flow_run":
-            if all(run.get("idempotency_key") != body["idempotency_key"] for run in self.runs):
-                self.add(body)
+        elif path == f"/api/deployments/{DEPLOYMENT}/create_flow_run" and body["idempotency_key"] not in self._ids:
+            self._ids.add(body["idempotency_key"])
+            self.add(body)
         return None
 
     def add(self, run: dict[str, Any]) -> None:

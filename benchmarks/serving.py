@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from benchmarks._load import Load, post, run_load
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # where it is run as a script
+
+from benchmarks._load import Load, post, run_load  # noqa: E402
+
 CLASSES = [str(number) for number in range(10)]
 
 
@@ -43,7 +45,7 @@ def make_package(folder: Path, network: str, size: int, channels: int) -> Path:
     from algorithms.package import write_package
 
     # A quarter as wide as the preset: 2 M MACs, as much as what --compress auto ships, so that HTTP and JSON are the cost, not the model.
-    config = ImageClassificationConfig(image_size=size, channels=channels, channels_last=False, width=0.25)
+    config = ImageClassificationConfig.model_validate({"image_size": size, "channels": channels, "channels_last": False, "width": 0.25})
     data: Any = SimpleNamespace(classes=CLASSES, num_classes=len(CLASSES), num_outputs=len(CLASSES))
     build = build_small_cnn if network == "small-cnn" else timm_builder(network)
     write_package(
@@ -296,12 +298,14 @@ def latency(folder: Path, rounds: int, seconds: float) -> None:
 
         with server(atelier(port, name), f"http://127.0.0.1:{port}/v2/health/ready"):
             request = post(f"/v2/models/{name}/infer", *infer_binary(image))
+
+            def asked(port: int = port, request: bytes = request) -> float:
+                return statistics.median(run_load(port, [request], seconds).latencies_s) * 1e3
+
             print(f"{name}, {size}x{size}, 1 client, p50 in ms")
             seen = in_turns(
                 {
-                    "atelier, binary": lambda port=port, request=request: (
-                        statistics.median(run_load(port, [request], seconds).latencies_s) * 1e3
-                    ),
+                    "atelier, binary": asked,
                     "bare session": bare,
                 },
                 rounds,

@@ -27,7 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ALGORITHMS = {"pictures": "image-classification/small-cnn", "table": "tabular-classification/mlp"}
+ALGORITHMS = {
+    "pictures": "image-classification/small-cnn",
+    "table": "tabular-classification/mlp",
+    "boosting": "tabular-classification/lightgbm",
+}
 
 
 def prepare(folder: Path, kind: str) -> None:
@@ -50,8 +54,12 @@ def prepare(folder: Path, kind: str) -> None:
 def options(given: argparse.Namespace) -> dict[str, Any]:
     from algorithms.catalog import find_algorithm
 
-    own = {"image_size": given.image_size} if given.kind == "pictures" else {"target": "target"}
-    return find_algorithm(ALGORITHMS[given.kind]).config({"epochs": given.epochs, **own}).model_dump(mode="json")
+    own: dict[str, dict[str, Any]] = {
+        "pictures": {"image_size": given.image_size, "epochs": given.epochs},
+        "table": {"target": "target", "epochs": given.epochs},
+        "boosting": {"target": "target"},
+    }
+    return find_algorithm(ALGORITHMS[given.kind]).config(own[given.kind]).model_dump(mode="json")
 
 
 def ranges(given: argparse.Namespace) -> dict[str, Any]:
@@ -117,7 +125,13 @@ def ours(given: argparse.Namespace) -> None:
     data = DatasetRef.model_validate_json((given.folder / "ref.json").read_text())
     try:
         with StageContext.open(report=listen) as context:
-            tune(ALGORITHMS[given.kind], options(given), data, TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)), context=context)
+            tune(
+                ALGORITHMS[given.kind],
+                options(given),
+                data,
+                TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)),
+                context=context,
+            )
     except GoalReached:
         return
 
@@ -137,7 +151,18 @@ def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namesp
     env = {**os.environ, "ATELIER_WORKSPACE": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--seeds", str(seed), "--trials", str(trials)]
     begin, cpu = time.time(), _cpu_s()
-    command += ["--learning-rates", given.learning_rates, "--kind", given.kind, "--epochs", str(given.epochs), "--image-size", str(given.image_size), "--goal", str(goal)]
+    command += [
+        "--learning-rates",
+        given.learning_rates,
+        "--kind",
+        given.kind,
+        "--epochs",
+        str(given.epochs),
+        "--image-size",
+        str(given.image_size),
+        "--goal",
+        str(goal),
+    ]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = max(line["value"] for line in lines)

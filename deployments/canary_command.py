@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import click
 
@@ -29,7 +30,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def canary(
-    ctx: click.Context, model: str, servers: tuple[str, ...], steps: str, look_s: float, step_s: float, as_json: bool, **bars: float
+    ctx: click.Context, model: str, servers: tuple[str, ...], steps: str, look_s: float, step_s: float, as_json: bool, **bars: Any
 ) -> None:
     """Put MODEL (NAME: its challenger; or NAME@ALIAS, NAME/VERSION) on trial beside the champion.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -170,9 +171,10 @@ def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
         return judge(server.signer, server.served(name), server.metrics, name, body)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response, responses=error_responses(401))
-    def exposition(request: Request) -> Response:
+    async def exposition(request: Request) -> Response:
         may(request)
-        return Response(server.metrics.exposition(), media_type=CONTENT_TYPE)
+        server.metrics.flush()
+        return Response(await asyncio.to_thread(server.metrics.exposition), media_type=CONTENT_TYPE)
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:

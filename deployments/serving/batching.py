@@ -153,7 +153,9 @@ class Batcher:
 
     def _take(self) -> list[_Waiting]:
         """The oldest request and those after it that can share its run, up to ``max_rows``."""
-        group, batch, others, rows = self._queue[0].group, [], deque[_Waiting](), 0
+        group, rows = self._queue[0].group, 0
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
         while self._queue:
             item = self._queue.popleft()
             if item.group == group and (not batch or rows + item.rows <= self._max_rows):

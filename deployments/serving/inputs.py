@@ -124,7 +124,7 @@ def _column(column: Column, array: NDArray[Any] | None, rows: int) -> NDArray[An
     if array.dtype == np.uint64 and rows and int(array.max()) > np.iinfo(np.int64).max:
         raise refuse(f"input {column.name!r} holds a number above {np.iinfo(np.int64).max}")
     with np.errstate(over="ignore"):
-        values = array.astype(_NUMPY[column.kind], copy=False).reshape(rows, 1)
+        values: NDArray[Any] = array.astype(_NUMPY[column.kind], copy=False).reshape(rows, 1)
     _check_values(column, values)
     return values
 

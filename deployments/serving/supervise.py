@@ -107,7 +107,7 @@ class Supervisor:
     def _forget(self, pid: int) -> None:
         from prometheus_client.multiprocess import mark_process_dead
 
-        mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+        mark_process_dead(pid, str(self._folder))
 
     def _stop(self) -> None:
         for worker in self._workers.values():

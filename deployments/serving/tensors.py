@@ -29,6 +29,7 @@ DATATYPES: Mapping[str, Any] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
+_NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 _NUMBERS = {int, float, type(None)}
 _LENGTH_BYTES = 4
 _MOST_DIMENSIONS = 8
@@ -136,12 +137,7 @@ def _read_input(entry: Any, view: memoryview, offset: int) -> tuple[str, NDArray
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise refuse(f"input {name!r}: the datatype {datatype!r} is none of {', '.join(DATATYPES)}")
-    if (
-        not isinstance(shape, list)
-        or not shape
-        or len(shape) > _MOST_DIMENSIONS
-        or any(type(size) is not int or size < 0 for size in shape)
-    ):
+    if not isinstance(shape, list) or not 0 < len(shape) <= _MOST_DIMENSIONS or set(map(type, shape)) != {int} or min(shape) < 0:
         raise refuse(f"input {name!r}: 'shape' must be a list of 1 to {_MOST_DIMENSIONS} whole numbers from 0 up, got {shape!r}"[:300])
     size = entry.get("parameters", {}).get("binary_data_size") if isinstance(entry.get("parameters", {}), dict) else None
     if size is None:
@@ -245,9 +241,7 @@ def _texts(data: memoryview, count: int, name: str) -> NDArray[Any]:
 
 def datatype_of(array: NDArray[Any]) -> str:
     """The protocol's name of an array's type."""
-    if array.dtype.kind in "OU":
-        return "BYTES"
-    return next(name for name, dtype in DATATYPES.items() if np.dtype(dtype) == array.dtype)
+    return _NAMES.get(array.dtype, "BYTES")
 
 
 def build_response(

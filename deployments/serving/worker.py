@@ -42,6 +42,7 @@ logger = logging.getLogger("atelier.serving")
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 _GRACE_S = 30
+_COUNT_S = 0.25
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -134,7 +135,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(fleet.follow()), asyncio.create_task(_follow_keys(ring, options.poll_s))]
+        tasks = [asyncio.create_task(work) for work in (fleet.follow(), _follow_keys(ring, options.poll_s), _count(metrics))]
         try:
             yield
         finally:
@@ -145,6 +146,13 @@ def build(options: ServeOptions, settings: Settings) -> Server:
             executor.shutdown(wait=False)
 
     return Server(fleet, ring, metrics, predictor, signer, lifespan, version_of("atelier"))
+
+
+async def _count(metrics: Metrics) -> None:
+    """Where there are several workers, any of them tells the metrics of all: what they have gathered must not wait for their own turn."""
+    while True:
+        await asyncio.sleep(_COUNT_S)
+        metrics.flush()
 
 
 async def _follow_keys(ring: KeyRing, poll_s: float) -> None:
@@ -175,7 +183,7 @@ def run(options: ServeOptions, bound: socket.socket) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = build(options, load_settings())
     config = uvicorn.Config(
-        server,  # type: ignore[arg-type]
+        server,
         http="httptools",
         loop="uvloop",
         ws="none",

@@ -8,7 +8,9 @@ from typing import Any
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.deployments.serving.conftest import Running
 
@@ -21,6 +23,7 @@ def test_generated_requests_never_make_the_server_fail(server: Running) -> None:
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     seen: Counter[str] = Counter()
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok), f"an operation that is none: {result}"
         operation = result.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             examples = 2 if operation.label in SLOW else EXAMPLES
@@ -43,8 +46,8 @@ def test_generated_requests_never_make_the_server_fail(server: Running) -> None:
 
             try:
                 ask()
-            except schemathesis.errors.InvalidSchema as error:
-                raise AssertionError(f"{operation.label}: {error}") from error
+            except Unsatisfiable:  # nothing about this operation can be wrong
+                assert mode is GenerationMode.NEGATIVE
     assert {"POST /v2/models/{name}/infer 404", "GET /v2/health/ready 200"} <= set(seen)
     assert server.ask("/v2/health/ready").status == 200
     assert server.process.poll() is None

@@ -169,7 +169,7 @@ def test_a_killed_worker_is_replaced_and_metrics_are_those_of_all(own: tuple[Set
         assert len(workers) == 2
         for _ in range(20):
             assert version_that_answers(server) == "1"
-        assert server.metrics()['atelier_requests_total{model="colours",outcome="ok",version="1"}'] == 20
+        wait_until(lambda: server.metrics()['atelier_requests_total{model="colours",outcome="ok",version="1"}'] == 20)
         workers[0].kill()
         wait_until(lambda: len({one.pid for one in parent.children()} - {one.pid for one in workers}) == 1)
         server.until("/v2/health/ready", lambda answer: answer.status == 200)

@@ -254,11 +254,14 @@ def test_captured_requests_are_kept_as_parquet(server: Running, registry: Regist
     server.ask("/v2/models/sums/predict", [ROW], atelier_key="anna")
     server.ask("/v2/models/colours/predict", png(), content_type="image/png", atelier_key="berta")
     folder = Path(settings.workspace_uri) / "captures"
-    wait_until(lambda: len({path.parts[len(folder.parts)] for path in folder.rglob("*.parquet")}) == 2)
-    rows = [row for path in (folder / "sums").rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == "anna"]
+
+    def kept(model: str, key: str) -> list[dict[str, Any]]:
+        return [row for path in (folder / model).rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == key]
+
+    wait_until(lambda: bool(kept("sums", "anna") and kept("colours", "berta")))
+    rows, pictures = kept("sums", "anna"), kept("colours", "berta")
     assert (rows[-1]["version"], rows[-1]["input.kind"], rows[-1]["input.size"], rows[-1]["input.made"]) == (1, "big", 1.5, None)
     assert rows[-1]["value"] == server.ask("/v2/models/sums/predict", [ROW]).json["predictions"][0]["value"]
-    pictures = [row for path in (folder / "colours").rglob("*.parquet") for row in pq.read_table(path).to_pylist() if row["key"] == "berta"]
     assert (pictures[-1]["label"], pictures[-1]["image"], pictures[-1]["width"]) == ("red", png(), 6)
     assert pictures[-1]["brightness"] == pytest.approx((200 + 10 + 10) / 3)
 

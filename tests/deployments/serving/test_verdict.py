@@ -38,7 +38,7 @@ def test_equals_go_on_once_there_is_enough() -> None:
 )
 def test_what_is_worse_is_sent_back_with_the_reason(canary: Seen, words: str) -> None:
     shared = {"values": 50, "squared_error": 50.0, "quartic_error": 100.0} if canary.values else {"right": 390, "wrong": 10}
-    live = Seen(answered=1000, failed=1, slower_than=FAST, predictions={"a": 500, "b": 500}, **shared)  # type: ignore[arg-type]
+    live = Seen(answered=1000, failed=1, slower_than=FAST, predictions={"a": 500, "b": 500}, **shared)
     verdict = judge(live, canary, BARS, look=3, in_step=100)
     assert (verdict.decision, words in verdict.reasons[0]) == ("roll back", True)
 

@@ -36,7 +36,7 @@ _FLOWS = (
     Deployable("compress", "flows.compressing.compress", ("training",)),
     Deployable("batch-predict", "flows.predict.batch_predict", ("prediction",)),
     Deployable("monitor", "flows.monitor.monitor", ("watching", "loop"), most_at_once=1),
-    Deployable("clean-up", "flows.cleanup.clean_up", ("upkeep",), most_at_once=1),
+    Deployable("clean-up", "flows.clean_up.clean_up", ("upkeep",), most_at_once=1),
 )
 
 

@@ -32,7 +32,7 @@ from tests.stack import Stack, running_stack, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MODEL = "digits"
-OPTIONS = {"epochs": 6, "image_size": 8}
+OPTIONS = {"epochs": 12, "image_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,7 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
     watched.mkdir()
     stack.command(
         *("deploy", "retrain", "--name", MODEL, "--set", f"model={MODEL}", "--set", "promotion=challenger", "--set", "approval=true"),
+        *("--set", "max_slice_loss=0.25"),
         *("--quiet-s", "1"),
         *("--trigger", f"files:{watched}", "--trigger", f"drift:{MODEL}"),
     )

@@ -101,13 +101,15 @@ class Client(threading.Thread):
         while not self._ending.is_set():
             picture, truth = self.samples[self.num_answered % len(self.samples)]
             try:
-                connection.request("POST", f"/v2/models/{MODEL}/predict", picture, {"Content-Type": "image/png"})
+                connection.request(
+                    "POST", f"/v2/models/{MODEL}/predict", picture, {"Content-Type": "image/png", "Atelier-Key": str(self.num_answered)}
+                )
                 answer = connection.getresponse()
                 body = answer.read()
                 if answer.status != 200:
                     self.failures.append(f"{answer.status} {body[:200]!r}")
                 else:
-                    self.versions.add(str(json.loads(body).get("model_version", "")))
+                    self.versions.add(answer.headers["Atelier-Version"])
                     token = answer.headers["Atelier-Prediction"]
                     told = json.dumps({"prediction": token, "truth": [truth]})
                     connection.request("POST", f"/v2/models/{MODEL}/feedback", told, {"Content-Type": "application/json"})

@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ make cmake git && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/atelier
 COPY . .
-RUN infra/setup.sh && rm -rf /root/.cache/uv
+RUN infra/setup.sh && rm -rf "$HOME/.cache/uv"
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* && useradd --create-home --home-dir /var/lib/atelier atelier

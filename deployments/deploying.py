@@ -141,7 +141,7 @@ def _make_automation(client: SyncPrefectClient, trigger: Trigger) -> UUID:
             trigger=EventTrigger(
                 expect={DUE}, match={"prefect.resource.id": f"atelier.trigger.{trigger.key}"}, threshold=1, within=timedelta(0)
             ),
-            actions=[RunDeployment(source="selected", deployment_id=UUID(trigger.deployment_id), parameters=values)],
+            actions=[RunDeployment(source="selected", deployment_id=UUID(trigger.deployment_id), parameters=values, job_variables=None)],
         )
     )
 

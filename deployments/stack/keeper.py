@@ -87,8 +87,7 @@ class Keeper:
                 elif state.process.poll() is not None:
                     raise ServiceError(state.part.title, f"it ended before it was ready. {self._last_words(state)}")
                 else:
-                    self._look(state)
-                    if not state.well and time.monotonic() - state.begun > state.part.start_s:
+                    if not self._look(state) and time.monotonic() - state.begun > state.part.start_s:
                         raise ServiceError(
                             state.part.title, f"not ready in {state.part.start_s:.0f} s: {state.told}. {self._last_words(state)}"
                         )
@@ -114,8 +113,7 @@ class Keeper:
                 self._before_restart(state.part.name)
                 self._begin(state)
         elif state.process is not None and not state.well:
-            self._look(state)
-            if state.well:
+            if self._look(state):
                 self._say(f"{state.part.title} is back")
             elif now - state.begun > state.part.start_s:
                 self._say(f"{state.part.title} does not get ready ({state.told}); it starts again (log: {self._log(state)})")
@@ -149,9 +147,11 @@ class Keeper:
         state.pid = int(words[1]) if words[:1] == [b"started"] else 0
         self._write_pids()
 
-    def _look(self, state: _State) -> None:
+    def _look(self, state: _State) -> bool:
+        """Whether it is well now."""
         state.told = state.part.check()
         state.well = not state.told
+        return state.well
 
     def _ended(self, state: _State) -> str:
         assert state.process is not None

@@ -236,7 +236,7 @@ def approve(stack: Stack) -> None:
 
 def samples(folder: Path) -> list[tuple[bytes, str]]:
     found = [(file.read_bytes(), file.parent.name) for file in sorted(folder.glob("*/*.png"))]
-    np.random.default_rng(0).shuffle(found)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(found)
     return found
 
 

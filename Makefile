@@ -4,7 +4,7 @@
 PYTHON_PATHS := infra algorithms tasks flows deployments tests $(wildcard benchmarks/*.py)
 VENV := .venv/bin
 
-.PHONY: help setup run test lint bench lock clean
+.PHONY: help setup run up test lint bench lock clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ setup: ## .venv with everything, Horovod included; nothing to do: ends at once
 run: setup ## the bundled digits through the whole pipeline: 6 trials, 2 Horovod ranks, compression, into the registry
 	@$(VENV)/python -m infra.datasets.digits data/digits
 	$(VENV)/atelier run image-classification/small-cnn --data data/digits --name digits --workers 2 --trials 6 --compress auto
+
+up: setup ## the local stack until Ctrl-C: Prefect and its pages, Dask, MLflow, triggers, inference server
+	@$(VENV)/atelier up
 
 test: ## lint, types and all tests
 	@infra/setup.sh --test

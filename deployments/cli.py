@@ -29,6 +29,8 @@ COMMANDS = {
     "keys": "deployments.keys_command:keys",
     "clean-up": "deployments.clean_up_command:clean_up",
     "audit": "deployments.audit_command:audit",
+    "up": "deployments.up_command:up",
+    "deploy": "deployments.deploy_command:deploy",
     "doctor": "deployments.doctor:doctor",
 }
 SUMMARIES = {
@@ -45,6 +47,8 @@ SUMMARIES = {
     "keys": "API keys of the inference server.",
     "clean-up": "Say what is old and unused, and remove it.",
     "audit": "Who did what in this workspace.",
+    "up": "Start the local stack and keep it running.",
+    "deploy": "Make flows Prefect deployments, on schedules and started by events.",
     "doctor": "Check this installation and say what is missing.",
 }
 INTERRUPTED = 130

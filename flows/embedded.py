@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -48,11 +49,25 @@ def starting_server(server: EmbeddedServer | None) -> Iterator[None]:
 
 
 def open_context(*, workers: int | str = 1, backend: Backend | None = None, fresh: bool = False, timeline: str = "") -> StageContext:
-    """A stage context whose events go to the listener, if somebody listens."""
+    """A stage context whose events go to the listener, if somebody listens; a run that a worker started tells its log in Prefect's pages."""
     context = StageContext.open(workers=workers, backend=backend, fresh=fresh, timeline=timeline)
     if (listener := _listener.get()) is not None:
         context.also_report(listener)
+    elif FlowRunContext.get() is not None:
+        context.also_report(_log_of_run())
     return context
+
+
+def _log_of_run() -> Listener:
+    logger = get_run_logger()
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "stage" and event["state"] != "running":
+            logger.info("%s %s in %.1f s", event["name"], event["state"], event["seconds"])
+        elif event["kind"] == "log":
+            logger.info("%s", event["message"])
+
+    return listen
 
 
 class EmbeddedFlow(Flow[P, R]):

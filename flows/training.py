@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -74,8 +75,16 @@ class _Model(NamedTuple):
     card_key: str
 
 
-def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
-    """Every stage in order; each is taken from an earlier run where its inputs are the same."""
+Decide = Callable[[StageContext, list[StageTime], dict[str, Any]], Registered]
+"""Registers the package that the values describe (those of ``tasks.register.register``), and says what it becomes."""
+
+
+def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | None = None) -> RunResult:
+    """Every stage in order; each is taken from an earlier run where its inputs are the same.
+
+    Args:
+        decide: what registers the package, in place of the stage ``register``.
+    """
     begin = time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     algorithm, config = check_request(request, context.settings, context.store)
@@ -83,16 +92,18 @@ def run_pipeline(request: RunRequest, context: StageContext) -> RunResult:
     times: list[StageTime] = []
     found = _get_data(request, algorithm, options, times, context)
     model = _make_model(request, algorithm, options, found, times, context)
-    registered = _register(
+    registered = (decide or _register)(
         context,
         times,
-        package=model.shipped,
-        name=found.name,
-        algorithm=algorithm.name,
-        data=found.data,
-        run_id=model.trained.run_id,
-        min_gain=request.min_gain,
-        run_card_key=model.card_key,
+        {
+            "package": model.shipped,
+            "name": found.name,
+            "algorithm": algorithm.name,
+            "data": found.data,
+            "run_id": model.trained.run_id,
+            "min_gain": request.min_gain,
+            "run_card_key": model.card_key,
+        },
     )
     record_stages(context, model.trained.run_key, times, started)
     run_card = _report(request, found, model, registered, times)
@@ -252,7 +263,7 @@ def _import(
     return run_stage(import_stage, times, source=request.data, fingerprint=fingerprint, name=name, kind=algorithm.modality, **split)
 
 
-def _register(context: StageContext, times: list[StageTime], **registration: Any) -> Registered:
+def _register(context: StageContext, times: list[StageTime], registration: dict[str, Any]) -> Registered:
     """The version as it is now: people move aliases and delete versions, which a cached stage does not know."""
     registered = run_stage(register_stage, times, **registration)
     if (now := current_state(registered, registration["package"], context)) is not None:

@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 
 def own_address(scheduler: str) -> str:
@@ -29,7 +30,7 @@ def own_address(scheduler: str) -> str:
         return str(probe.getsockname()[0])
 
 
-async def serve(order_fd: int) -> None:
+async def serve(order_fd: int, ready: Callable[[], None] = lambda: None) -> None:
     from distributed import Worker
 
     from infra.clusters.tls import security_of
@@ -51,6 +52,7 @@ async def serve(order_fd: int) -> None:
     ) as worker:
         # What the first launch needs, while the driver is still busy with other things.
         await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "infra._rank_task")
+        ready()
         await worker.finished()
 
 

@@ -7,12 +7,21 @@ import os
 import socket
 from datetime import datetime, timedelta
 
+from infra import events
 from infra._registry_version import iso, now
 from infra.errors import ArtifactNotFoundError
-from infra.promotion import LogEvent
+from infra.promotion import CHALLENGER, CHAMPION, LogEvent
 from infra.store import Store
 
 _LOG, _PENDING, _NUMBERS = "registry/log", "registry/pending", "registry/numbers"
+
+
+_TOLD = {
+    "register": events.MODEL_REGISTERED,
+    "import": events.MODEL_REGISTERED,
+    CHAMPION: events.MODEL_PROMOTED,
+    CHALLENGER: events.MODEL_CHALLENGED,
+}
 
 
 def whoami() -> str:
@@ -67,7 +76,8 @@ class EventLog:
         return iso(moment)
 
     def append(self, event: LogEvent) -> None:
-        """Write the event unless it is there; events are never replaced."""
+        """Write the event unless it is there (events are never replaced), and tell the triggers of it."""
+        self._tell(event)  # first: what is logged is not looked at again, so a kill in between would lose it
         name = event.moment.strftime("%Y%m%dT%H%M%S.%fZ")
         data = event.model_dump_json(exclude_defaults=True).encode()
         for number in range(1000):
@@ -75,6 +85,13 @@ class EventLog:
             if self._store.create(key, data) or self._store.read_bytes(key) == data:
                 return
         raise AssertionError("a thousand events in one microsecond")
+
+    def _tell(self, event: LogEvent) -> None:
+        what = _TOLD.get(event.operation if event.operation in ("register", "import") else event.alias or "")
+        if what is None or (event.alias is not None and event.after is None):
+            return
+        payload = {"model": event.name, "version": event.version, "who": event.who, "reason": event.reason}
+        events.emit(what, f"model:{event.name}", payload, store=self._store, key=f"{event.operation}:{event.version}", at=event.at)
 
     def begin(self, event: LogEvent) -> bool:
         """Note that this event is about to be carried out; False if another one is."""

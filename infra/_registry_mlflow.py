@@ -76,9 +76,13 @@ class MlflowBackend:
             os.environ.setdefault(key, value)
         from mlflow.tracking import MlflowClient
 
+        self.make_ready()
+        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    def make_ready(self) -> None:
+        """Make the database if it is ours and not there, so that MLflow's own server can be started on it."""
         if self._database is not None and not self._database.exists():
             self._new_database(self._database)
-        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def _new_database(self, database: Path) -> None:
         """Copy an empty database of this version of MLflow; the first time on a machine, let MLflow make it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-Operation = Literal["register", "import", "promote", "rollback", "delete", "outside", "canary"]
+Operation = Literal["register", "import", "promote", "rollback", "delete", "outside", "canary", "judge"]
 
 
 class LogEvent(BaseModel):
@@ -18,7 +18,7 @@ class LogEvent(BaseModel):
 
     ``promote``, ``rollback`` and ``outside`` (changed in MLflow itself) move ``alias`` from ``before`` to ``after``; None is nowhere.
     A version that becomes champion stops being challenger; a version that is deleted loses its aliases. ``canary`` moves nothing: it says
-    that a version begins to get requests, or why it gets none any more.
+    that a version begins to get requests, or why it gets none any more. ``judge`` moves nothing either: why a version stays what it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

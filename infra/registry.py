@@ -250,8 +250,17 @@ class Registry:
                 )
             return self.promote(name, target, reason=reason or "rollback", who=who, operation="rollback")
 
-    def note(self, name: str, version: int, *, reason: str, compared: Mapping[str, Any] | None = None, who: str | None = None) -> None:
-        """Write into the log what became of a version as a canary; no alias moves.
+    def note(
+        self,
+        name: str,
+        version: int,
+        *,
+        reason: str,
+        compared: Mapping[str, Any] | None = None,
+        who: str | None = None,
+        operation: Literal["canary", "judge"] = "canary",
+    ) -> None:
+        """Write into the log what became of a version, as a canary or when it was judged; no alias moves.
 
         Raises:
             ModelNotFoundError: no such version.
@@ -261,7 +270,7 @@ class Registry:
             event = LogEvent(
                 at=self._ledger.log.stamp(name),
                 who=who or whoami(),
-                operation="canary",
+                operation=operation,
                 name=name,
                 version=version,
                 reason=reason,

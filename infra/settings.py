@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Section [kubernetes]: the pods.")
     slurm: SlurmSettings = Field(default_factory=SlurmSettings, description="Section [slurm]: the jobs.")
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
+    database: SecretStr = Field(
+        default=SecretStr(""),
+        description="PostgreSQL of `atelier up` (postgresql://USER:PASSWORD@HOST/NAME); empty: SQLite in the state folder.",
+    )
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")
     wait_s: Annotated[float, Field(gt=0)] = Field(

@@ -62,7 +62,7 @@ def register(
     challenger = Package.load(package_folder, providers=["CPUExecutionProvider"])
     version = registry.register(
         name,
-        _sealed(package, package_folder, context),
+        sealed(package, package_folder, context),
         algorithm=algorithm,
         dataset=data.digest,
         metrics=challenger.metrics,
@@ -92,7 +92,7 @@ def current_state(registered: Registered, package: Artifact, context: StageConte
     return None
 
 
-def _sealed(package: Artifact, folder: Path, context: StageContext) -> Artifact:
+def sealed(package: Artifact, folder: Path, context: StageContext) -> Artifact:
     """The package as the registry keeps it: with its model sealed, if the settings have a key for that."""
     from algorithms._package_sealing import find_key, seal_package
     from infra.artifacts import MANIFEST, describe, publish

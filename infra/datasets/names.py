@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from infra import events
 from infra.artifacts import MANIFEST, find
 from infra.datasets.card import Card, DatasetRef, Kind
 from infra.datasets.dataset import read_card
@@ -59,6 +60,8 @@ def record(store: Store, ref: DatasetRef, source: str) -> None:
         return
     at = datetime.now(UTC).isoformat(timespec="seconds")
     entry = NameEntry(name=ref.name, digest=ref.digest, kind=ref.kind, source=source, at=at)
+    payload = {"data": ref.digest, "name": ref.name, "kind": ref.kind, "source": source}
+    events.emit(events.DATASET_CREATED, f"dataset:{ref.name}", payload, store=store)  # first, so that a kill in between loses no event
     number = int(history[-1].rpartition("/")[2].removesuffix(".json")) + 1 if history else 1
     while not store.create(f"{NAMES}/{ref.name}/{number:06d}.json", entry.model_dump_json().encode()):
         number += 1

@@ -1,0 +1,98 @@
+"""``atelier deploy``: presets and flows as Prefect deployments, on schedules and started by events."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+
+@click.command()
+@click.argument("flow", required=False, default="")
+@click.option("--name", default="default", show_default=True, help="The deployment's name: FLOW/NAME in Prefect's pages.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of its runs; may be given several times.")
+@click.option("--schedule", metavar="CRON|INTERVAL", help="Run it at these times: '0 3 * * *', 15m, 6h.")
+@click.option(
+    "--trigger",
+    "triggers",
+    multiple=True,
+    metavar="KIND:NAME",
+    help="Run it on an event: dataset:NAME, files:FOLDER, drift:MODEL, quality:MODEL, registered:MODEL, challenger:MODEL, promoted:MODEL.",
+)
+@click.option("--quiet-s", default=5.0, show_default=True, help="Events of so many quiet seconds make one run.")
+@click.option("--tag", "tags", multiple=True, help="A tag of its runs.")
+@click.option("--max-runs", type=click.IntRange(1), help="Most runs of the whole work pool at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def deploy(
+    flow: str,
+    name: str,
+    pairs: tuple[str, ...],
+    schedule: str | None,
+    triggers: tuple[str, ...],
+    quiet_s: float,
+    tags: tuple[str, ...],
+    max_runs: int | None,
+    as_json: bool,
+) -> None:
+    """Make FLOW (a preset, or pipeline, retrain, canary, ...) a Prefect deployment; without FLOW all of them, under the name default.
+
+    The server is that of PREFECT_API_URL, or of `atelier up`. Given again, the deployment is changed; its triggers are those of this call.
+
+    \b
+    atelier deploy retrain --name digits --set model=digits --trigger files:/data/new --trigger drift:digits
+    atelier deploy tabular-classification/lightgbm --name nightly --set data=s3://bucket/day --set target=label --schedule '0 3 * * *'
+    """
+    from deployments.presets import find_deployable
+    from deployments.triggers import parse_trigger
+    from flows.request import parse_options
+    from infra.errors import InvalidOptionError
+    from infra.settings import load_settings
+    from infra.store import open_store
+
+    if not flow and (pairs or schedule or triggers or tags):
+        raise InvalidOptionError(
+            "atelier deploy", ["--set, --schedule, --trigger and --tag need a FLOW"], "For example: atelier deploy retrain ..."
+        )
+    one = find_deployable(flow) if flow else None
+    wanted = [parse_trigger(text, quiet_s=quiet_s) for text in triggers]
+    parameters = parse_options(list(pairs))
+    settings = load_settings()
+    os.environ["PREFECT_API_URL"] = url = find_server()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.deploying import deploy_all, deploy_one
+
+    # The variable is for whoever has not imported Prefect yet, and the setting for whoever has.
+    with temporary_settings({PREFECT_API_URL: url}):
+        if one is None:
+            number = deploy_all(max_runs)
+            click.echo(json.dumps({"deployments": number}) if as_json else f"{number} deployments")
+            return
+        store = open_store(settings.workspace_uri)
+        identity, full_name = deploy_one(
+            store, one, name=name, parameters=parameters, schedule=schedule, tags=tags, triggers=wanted, max_runs=max_runs
+        )
+    found = {"deployment": full_name, "id": identity, "schedule": schedule, "triggers": list(triggers)}
+    click.echo(json.dumps(found) if as_json else f"{full_name} ({identity})")
+
+
+def find_server() -> str:
+    """The Prefect API: the configured one, or that of the stack that runs on this workspace.
+
+    Raises:
+        InvalidOptionError: there is none.
+    """
+    from infra.errors import InvalidOptionError
+    from infra.prefect_server import configured_url
+    from infra.settings import load_settings
+
+    if url := configured_url():
+        return url
+    try:
+        address: str = json.loads((load_settings().state_dir / "stack" / "addresses.json").read_text())["api"]
+    except (OSError, ValueError, KeyError):
+        raise InvalidOptionError(
+            "atelier deploy", ["there is no Prefect server"], "Start one with `atelier up`, or name yours with PREFECT_API_URL."
+        ) from None
+    return address

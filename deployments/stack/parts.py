@@ -1,0 +1,173 @@
+"""The parts of the stack as values: what to start, with which environment, and how to see that it is well. Nothing is started here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+
+from deployments.stack import health
+from deployments.stack.databases import Databases
+from deployments.stack.health import Check
+from deployments.stack.options import WORK_POOL, WORKER, UpOptions
+from infra.prefect_server import quiet_environment
+from infra.settings import Settings
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the stack.
+
+    Attributes:
+        title: for people.
+        command, environment: what is started; the environment comes over this process' own, None takes a variable away.
+        check: answers why the part is not well yet; empty: it is.
+        address: what a person opens, if anything.
+        listens: a port that the keeper binds and hands down, so that callers queue up while the part restarts.
+        start_s: longest time until it is well.
+        grace_s: time to end in good order.
+    """
+
+    name: str
+    title: str
+    command: list[str]
+    environment: Mapping[str, str | None]
+    check: Check
+    address: str = ""
+    listens: int | None = None
+    start_s: float = 180.0
+    grace_s: float = 10.0
+    after: tuple[str, ...] = field(default=())
+
+
+def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int], databases: Databases) -> list[Part]:
+    """All parts, in the order in which they start."""
+    home = settings.state_dir / "prefect"
+    folder = settings.state_dir / "stack"
+    api = f"http://{HOST}:{ports['prefect']}/api"
+    scheduler = f"tcp://{HOST}:{ports['scheduler']}"
+    common: dict[str, str | None] = {
+        **quiet_environment(),
+        **_as_variables(settings),
+        "PYTHONUNBUFFERED": "1",
+        "ATELIER_WORKSPACE": settings.workspace_uri,
+        "ATELIER_REGISTRY": databases.registry or None,
+        "ATELIER_CLUSTER": scheduler,
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(home),
+    }
+    parts = [
+        Part(
+            name="prefect",
+            title="Prefect",
+            command=[*_python("uvicorn"), "--factory", "prefect.server.api.server:create_app", "--fd", "{fd}", "--log-level", "error"],
+            environment={**common, **_prefect_server(api, databases), "PREFECT_API_URL": None, "OMP_NUM_THREADS": None},
+            check=health.http_ok(f"{api}/health"),
+            address=f"http://{HOST}:{ports['prefect']}",
+            listens=ports["prefect"],
+        ),
+        Part(
+            name="scheduler",
+            title="Dask",
+            command=[
+                *_python("distributed.cli.dask_scheduler"),
+                *("--host", HOST, "--port", str(ports["scheduler"])),
+                *("--dashboard-address", f"{HOST}:{ports['dashboard']}", "--no-show"),
+            ],
+            environment=common,
+            check=health.http_ok(f"http://{HOST}:{ports['dashboard']}/health"),
+            address=f"http://{HOST}:{ports['dashboard']}/status",
+        ),
+        Part(
+            name="mlflow",
+            title="MLflow",
+            command=[
+                *_python("mlflow", "server"),
+                *("--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"),
+                *("--backend-store-uri", databases.mlflow, "--artifacts-destination", str(settings.state_dir / "mlflow-artifacts")),
+            ],
+            environment={**common, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            check=health.http_ok(f"http://{HOST}:{ports['mlflow']}/health"),
+            address=f"http://{HOST}:{ports['mlflow']}",
+        ),
+    ]
+    parts += [
+        Part(
+            name=f"slot-{number}",
+            title=f"Dask worker {number}",
+            command=[sys.executable, "-P", "-m", "deployments.stack.dask_worker", f"slot-{number}", scheduler],
+            environment={**common, "ATELIER_READY_FILE": str(folder / f"slot-{number}.ready")},
+            check=health.file_there(folder / f"slot-{number}.ready"),
+            after=("scheduler",),
+        )
+        for number in range(settings.slots)
+    ]
+    parts += [
+        Part(
+            name="worker",
+            title="Prefect worker",
+            command=[
+                *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER),
+                *("--limit", str(options.max_runs), "--install-policy", "never", "--create-pool-if-not-found"),
+            ],
+            environment=common,
+            check=health.worker_online(api, WORK_POOL, WORKER),
+            after=("prefect",),
+        ),
+        Part(
+            name="triggers",
+            title="Triggers",
+            command=_python("deployments.triggering"),
+            environment={**common, "ATELIER_READY_FILE": str(folder / "triggers.ready")},
+            check=health.file_there(folder / "triggers.ready"),
+            after=("prefect",),
+        ),
+        Part(
+            name="serving",
+            title="Inference",
+            command=_python("deployments.stack.serving", HOST, str(ports["serving"]), str(options.capture)),
+            environment={**common, "ATELIER_READY_FILE": str(folder / "serving.ready")},
+            check=health.file_there(folder / "serving.ready"),
+            address=f"http://{HOST}:{ports['serving']}/docs",
+            grace_s=60.0,
+        ),
+    ]
+    return parts
+
+
+def _as_variables(settings: Settings) -> dict[str, str]:
+    """What was set, also by ``atelier.toml``: runs have a working folder of their own and would not find that file."""
+    found = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):  # a section
+            text = value.model_dump_json()
+        else:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        found[f"ATELIER_{name.upper()}"] = text
+    return found
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _prefect_server(api: str, databases: Databases) -> dict[str, str | None]:
+    return {
+        "PREFECT_API_DATABASE_CONNECTION_URL": databases.prefect,
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_UI_ENABLED": "1",
+        "PREFECT_UI_API_URL": api,
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+
+
+def log_of(settings: Settings, name: str) -> Path:
+    """Where a part's output goes."""
+    return settings.state_dir / "logs" / "stack" / f"{name}.log"

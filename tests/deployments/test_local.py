@@ -1,0 +1,195 @@
+"""What ``atelier up`` decides before it starts anything, how a keeper keeps parts, and the files that start the same as containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from deployments.presets import deployables
+from deployments.stack import health
+from deployments.stack.databases import plan_databases, prepare_databases
+from deployments.stack.keeper import Keeper
+from deployments.stack.lost_runs import MOST_STARTS, fate
+from deployments.stack.options import USUAL, UpOptions, choose_ports
+from deployments.stack.parts import Part, make_parts
+from deployments.stack.serving import served_names
+from infra.errors import InvalidOptionError, InvalidSettingError, ServiceError
+from infra.settings import Settings
+from tests.stack import wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_taken_ports_are_all_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        base = first.getsockname()[1]
+        if base > 64_000:
+            pytest.skip("the system gave a port too near the end")
+        with pytest.raises(InvalidOptionError, match=rf"port {base} \(prefect\)"):
+            choose_ports(UpOptions(port_base=base))
+
+
+def test_free_ports_are_five_different_ones() -> None:
+    assert len(set(choose_ports(UpOptions(free_ports=True)).values())) == 5
+
+
+def test_postgresql_is_two_databases_of_one_url() -> None:
+    found = plan_databases(Settings(database=SecretStr("postgresql://me:pass%40word@db:5433/atelier")))
+    assert found.prefect == "postgresql+asyncpg://me:pass%40word@db:5433/atelier_prefect"
+    assert found.mlflow == found.registry == "postgresql+pg8000://me:pass%40word@db:5433/atelier_mlflow"
+    assert "pass" not in repr(found)
+
+
+@pytest.mark.parametrize("url", ["mysql://me@db/x", "postgresql://db", "postgresql://me@db/x;drop", "db"])
+def test_another_database_is_refused_without_showing_its_password(url: str) -> None:
+    with pytest.raises(InvalidSettingError, match="postgresql://USER"):
+        plan_databases(Settings(database=SecretStr(url)))
+
+
+def test_the_databases_are_made_in_a_real_postgresql(postgres_url: str) -> None:
+    import pg8000.native
+
+    settings = Settings(database=SecretStr(postgres_url.replace("/postgres", "/team")))
+    for _ in range(2):
+        prepare_databases(settings)
+    port = int(re.findall(r":(\d+)/", postgres_url)[0])
+    connection = pg8000.native.Connection("atelier", host="127.0.0.1", port=port, database="postgres")
+    try:
+        names = {row[0] for row in connection.run("SELECT datname FROM pg_database")}
+    finally:
+        connection.close()
+    assert {"team_prefect", "team_mlflow"} <= names
+
+
+def test_a_postgresql_that_is_not_there_says_which(free_port: int) -> None:
+    with pytest.raises(ServiceError, match=rf"127\.0\.0\.1:{free_port}"):
+        prepare_databases(Settings(database=SecretStr(f"postgresql://me@127.0.0.1:{free_port}/x")))
+
+
+def test_every_part_listens_on_loopback_and_waits_for_parts_that_come_before(tmp_path: Path) -> None:
+    settings = Settings(workspace=str(tmp_path), slots=2)
+    parts = make_parts(UpOptions(), settings, USUAL, plan_databases(settings))
+    names = [part.name for part in parts]
+    assert names == ["prefect", "scheduler", "mlflow", "slot-0", "slot-1", "worker", "triggers", "serving"]
+    for place, part in enumerate(parts):
+        assert "0.0.0.0" not in " ".join(part.command)
+        assert set(part.after) <= set(names[:place])
+
+
+@pytest.mark.parametrize(
+    ("run", "becomes"),
+    [
+        ({"labels": {"prefect.worker.name": "up"}, "run_count": 1}, "again"),
+        ({"labels": {}, "run_count": 1}, "again"),
+        ({"labels": {"prefect.worker.name": "another"}, "run_count": 1}, "leave"),
+        ({"labels": {"prefect.worker.name": "up"}, "run_count": MOST_STARTS}, "crashed"),
+    ],
+)
+def test_only_runs_of_the_worker_that_died_begin_again(run: dict[str, Any], becomes: str) -> None:
+    assert fate(run) == becomes
+
+
+def test_models_without_a_champion_are_not_served() -> None:
+    assert served_names([]) == []
+
+
+def part(name: str, code: str, folder: Path, **more: Any) -> Part:
+    ready = folder / f"{name}.ready"
+    return Part(
+        name=name,
+        title=name,
+        command=[sys.executable, "-c", code],
+        environment={"ATELIER_READY_FILE": str(ready)},
+        check=health.file_there(ready),
+        grace_s=1.0,
+        **more,
+    )
+
+
+SLEEPER = "import os, pathlib, time; pathlib.Path(os.environ['ATELIER_READY_FILE']).touch(); time.sleep(600)"
+
+
+def test_a_part_that_is_killed_comes_back_and_all_end_with_the_keeper(tmp_path: Path) -> None:
+    said: list[str] = []
+    before: list[str] = []
+    keeper = Keeper(
+        [part("first", SLEEPER, tmp_path), part("second", SLEEPER, tmp_path, after=("first",))],
+        tmp_path / "logs",
+        tmp_path,
+        said.append,
+        before.append,
+    )
+    pids = tmp_path / "pids.json"
+    keeping = threading.Thread(target=keeper.keep)
+    try:
+        keeper.start(["first", "second"])
+        old = json.loads(pids.read_text())
+        keeping.start()
+        os.kill(old["first"], signal.SIGKILL)
+        wait_for("the part", lambda: "first is back" in said, 60)
+        new = json.loads(pids.read_text())
+        assert new["first"] != old["first"]
+        assert new["second"] == old["second"]
+        assert before == ["first"]
+        assert "first was killed by signal 9; it starts again" in said[0]
+    finally:
+        keeper.stop()
+        keeping.join()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in new.values())
+
+
+def test_a_part_that_does_not_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    keeper = Keeper([part("broken", "raise SystemExit('no luck')", tmp_path)], tmp_path / "logs", tmp_path, lambda line: None)
+    try:
+        with pytest.raises(ServiceError, match="no luck"):
+            keeper.start(["broken"])
+    finally:
+        keeper.stop()
+
+
+def test_the_manifests_are_whole_and_start_commands_that_exist() -> None:
+    compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())
+    assert {"postgres", "minio", "prefect", "mlflow", "scheduler", "slot", "worker", "triggers", "inference"} <= set(compose["services"])
+    for name, service in compose["services"].items():
+        assert "image" in service, name
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).exists(), name
+        for wanted in service.get("depends_on", {}):
+            assert wanted in compose["services"], name
+    folder = ROOT / "infra" / "kubernetes"
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert sorted(listed) == sorted(file.name for file in folder.glob("*.yaml") if file.name != "kustomization.yaml")
+    found = set()
+    for file in listed:
+        for one in yaml.safe_load_all((folder / file).read_text()):
+            assert {"apiVersion", "kind", "metadata"} <= set(one), file
+            found.add(one["metadata"]["name"])
+            if one["kind"] in ("Deployment", "StatefulSet"):
+                labels = one["spec"]["template"]["metadata"]["labels"]
+                assert one["spec"]["selector"]["matchLabels"] == labels
+                assert all("image" in container for container in one["spec"]["template"]["spec"]["containers"])
+    assert {"postgres", "minio", "prefect", "mlflow", "scheduler", "slot", "worker", "triggers", "inference"} <= found
+
+
+def test_the_slim_image_has_only_what_is_locked_and_no_torch() -> None:
+    wanted = (ROOT / "infra" / "images" / "inference.txt").read_text().split()
+    locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {name for name in wanted if name not in locked} == {"onnxruntime"}, "in place of onnxruntime-gpu"
+    assert not {"torch", "prefect", "dask", "scikit-learn"} & set(wanted)
+
+
+def test_prefect_yaml_names_flows_that_exist() -> None:
+    found = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    entrypoints = {one.entrypoint for one in deployables()}
+    assert {one["entrypoint"] for one in found["deployments"]} <= entrypoints

@@ -205,9 +205,9 @@ def draw(step: Step, links: list[Link], picture: Path) -> None:
             points = " ".join(at(ranks, alone / step.seconds(ranks, link, overlap=overlap)) for ranks in RANKS)
             dash = "" if overlap else ' stroke-dasharray="5 4"'
             lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        y = top + 20 + 20 * number
-        lines.append(f'<rect x="{width - right + 20}" y="{y - 9}" width="14" height="10" fill="{colour}"/>')
-        lines.append(f'<text x="{width - right + 40}" y="{y}">{link.name}</text>')
+        level = top + 20 + 20 * number
+        lines.append(f'<rect x="{width - right + 20}" y="{level - 9}" width="14" height="10" fill="{colour}"/>')
+        lines.append(f'<text x="{width - right + 40}" y="{level}">{link.name}</text>')
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text("\n".join([*lines, "</svg>"]) + "\n")
 

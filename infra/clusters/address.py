@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 from infra.clusters import Opened
 from infra.clusters.tls import read_pems, security_of
@@ -20,7 +21,7 @@ def open_kind(settings: Settings, stack: ExitStack) -> Opened:
         raise InvalidSettingError([f"min_slots: the workers of {address} are not ours to start and end; leave it out"])
     if settings.tls and not address.startswith("tls://"):
         raise InvalidSettingError([f"cluster: {address} is not encrypted, but ATELIER_TLS is set; write tls://, or leave ATELIER_TLS out"])
-    security = security_of(read_pems(settings.tls) if settings.tls else None)
+    security: Any = security_of(read_pems(settings.tls) if settings.tls else None)
     if address.startswith("tls://") and not (security.tls_ca_file and security.tls_client_cert):
         raise InvalidSettingError([f"cluster: {address} needs certificates; ATELIER_TLS names their folder"])
     try:

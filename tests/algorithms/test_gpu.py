@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.algorithms.conftest import Workplace
 from tests.algorithms.test_ranks import start_ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and there is none here")]
-OPTIONS = {"image_size": 16, "epochs": 6, "batch_size": 16, "augment": "none", "dropout": 0.0, "sync_batchnorm": True}
+OPTIONS: dict[str, Any] = {"image_size": 16, "epochs": 6, "batch_size": 16, "augment": "none", "dropout": 0.0, "sync_batchnorm": True}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -29,10 +29,11 @@ def main() -> None:
         config = find_algorithm(ALGORITHM).config(OPTIONS).model_dump(mode="json")
         tell({"kind": "workers", "addresses": sorted(known_workers(context.client()) or {})})
         context.fresh = True
-        for context.backend in sys.argv[2:]:
+        for backend in sys.argv[2:]:
+            context.backend = "horovod" if backend == "horovod" else "torch"
             trained = train(ALGORITHM, config, data, name="model", context=context)
             history = json.loads(read_file(context.store, trained.artifact, "history.json"))
-            tell({"kind": "done", "backend": context.backend, "world_size": trained.world_size, "history": history})
+            tell({"kind": "done", "backend": backend, "world_size": trained.world_size, "history": history})
 
 
 if __name__ == "__main__":

@@ -111,10 +111,11 @@ def test_compressed_gradients_train_nearly_the_same(
     monkeypatch.chdir(tmp_path)
     options = {**TINY, "model": "fast_networks:Plain", "augment": "none", "optimizer": "momentum", "learning_rate": 0.05}
     options |= same_start(workplace, tmp_path, model=options["model"])
-    plain, half = (
-        history(on_ranks(2, lambda c, name=name, more=more: workplace.train(SMALL_CNN, name, collectives=c, **options, **more))[0])
-        for name, more in (("plain", {}), ("half", {"gradient_compression": compression}))
-    )
+
+    def train(name: str, **more: str) -> dict[str, Any]:
+        return history(on_ranks(2, lambda c: workplace.train(SMALL_CNN, name, collectives=c, **options, **more))[0])
+
+    plain, half = train("plain"), train("half", gradient_compression=compression)
     losses, others = ([entry["train_loss"] for entry in one["epochs"]] for one in (plain, half))
     assert others == pytest.approx(losses, rel=0.02)
     assert others != losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ SMALL_CNN = find_algorithm("image-classification/small-cnn")
 
 
 def test_the_parts_of_a_training_add_up_to_its_steps_and_to_most_of_its_epochs(workplace: Workplace) -> None:
-    options = {"image_size": 16, "width": 0.25, "epochs": 3, "batch_size": 16}
+    options: dict[str, Any] = {"image_size": 16, "width": 0.25, "epochs": 3, "batch_size": 16}
     runs = on_ranks(2, lambda collectives: workplace.train(SMALL_CNN, "profiled", collectives=collectives, **options))
     history = json.loads((runs[0].output_dir / "history.json").read_text())
     profile = history["profile"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from algorithms.engines.sync_norm import synchronise
-from infra.collectives import LocalCollectives
+from infra.collectives import Collectives, LocalCollectives
 from tests.algorithms.conftest import on_ranks
 
 
@@ -56,7 +56,13 @@ def test_ranks_with_unequal_shares_normalise_as_one_with_all_samples(make: Any) 
 def test_in_evaluation_and_on_one_rank_nothing_changes() -> None:
     inputs, model = torch.randn(4, 3, 7, 7), plain().eval()
     expected = model(inputs)
-    (found, _) = on_ranks(2, lambda collectives: (synchronise(other := copy.deepcopy(model), collectives), other(inputs))[1])
+
+    def evaluate(collectives: Collectives) -> Any:
+        other = copy.deepcopy(model)
+        synchronise(other, collectives)
+        return other(inputs)
+
+    found, _ = on_ranks(2, evaluate)
     torch.testing.assert_close(found, expected)
     alone = copy.deepcopy(model).train()
     synchronise(alone, LocalCollectives())

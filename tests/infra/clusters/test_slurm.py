@@ -53,7 +53,7 @@ def test_jobs_hold_slots_do_work_and_are_cancelled(slurm: Path, tmp_path: Path) 
     with open_cluster(settings(tmp_path, slots=2)) as client:
         assert num_slots(client) == 2
         assert client.scheduler is not None
-        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert str(client.scheduler.address).startswith("tls://127.0.0.1:")
         assert {variables["SLURM_JOB_ID"] for variables in client.run(lambda: dict(os.environ)).values()} == {"1", "2"}
         assert client.submit(abs, -3, resources={"slot": 1}).result(timeout=60) == 3
         (folder,) = (tmp_path / "workspace" / "slurm").glob("tls-*")

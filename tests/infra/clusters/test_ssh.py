@@ -150,7 +150,7 @@ def test_workers_behind_a_real_sshd_work_and_leave_nothing(sshd: Sshd, tmp_path:
     with open_cluster(Settings(workspace=str(tmp_path / "w"), cluster=cluster, ssh=own)) as client:
         assert num_slots(client) == 2
         assert client.scheduler is not None
-        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert str(client.scheduler.address).startswith("tls://127.0.0.1:")
         names = {variables.get("SSH_CONNECTION", "").split(" ")[-1] for variables in client.run(lambda: dict(os.environ)).values()}
         assert names == {str(sshd.port)}
         (killed, pid), *_ = client.run(os.getpid).items()

@@ -42,7 +42,7 @@ def test_certificates_in_memory_are_new_each_time() -> None:
 def test_a_local_cluster_with_certificates_is_encrypted_and_takes_nobody_without(team: Path, tmp_path: Path) -> None:
     with open_cluster(Settings(workspace=str(tmp_path / "w"), slots=1, tls=team)) as client:
         assert client.scheduler is not None
-        address = client.scheduler.address
+        address = str(client.scheduler.address)
         assert address.startswith("tls://127.0.0.1:")
         assert client.submit(abs, -3, resources={"slot": 1}).result(timeout=60) == 3
         with open_cluster(Settings(workspace=str(tmp_path / "w"), cluster=address, tls=team)) as second:

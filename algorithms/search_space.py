@@ -100,6 +100,10 @@ def split_options(algorithm: Algorithm, options: Mapping[str, Any]) -> tuple[dic
     return {name: value for name, value in options.items() if name not in ranges}, ranges
 
 
+# Options that pose the question instead of answering it.
+_QUESTION = ("target",)
+
+
 def narrow(algorithm: Algorithm, options: Mapping[str, Any], overrides: Mapping[str, Any], fixed: Sequence[str] = ()) -> SearchSpace:
     """The preset's space with a user's ranges in place of its own, without the options that are fixed.
 
@@ -119,6 +123,9 @@ def narrow(algorithm: Algorithm, options: Mapping[str, Any], overrides: Mapping[
     for name, value in overrides.items():
         if name not in known:
             problems.append(f"{name}: there is no such option{_nearest(name, known)}")
+            continue
+        if name in _QUESTION:
+            problems.append(f"{name}: it says what is to be learned, so trials with other values could not be compared; give it one value")
             continue
         try:
             found = _parse(algorithm, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
-from infra.errors import BudgetNotMetError, CompressionError, InvalidOptionError, ParityError, TrainingDivergedError
+from infra.errors import BudgetNotMetError, CompressionError, InvalidOptionError, ParityError, RankFailedError, TrainingDivergedError
 from infra.keys import content_key
+from infra.processor import processor_name
 from tasks.package import read_json
 from tasks.train import Trained, alone
 from tasks.verbs import run_verb
@@ -126,6 +128,7 @@ class _Search:
         self.folder = f"runs/{trained.run_key}/compression"
         self.candidates: dict[str, Artifact] = {}
         self.results: dict[str, dict[str, Any]] = {}
+        self.killed: list[str] = []  # candidates that the next call tries again
 
     def table(self) -> Artifact:
         """The finished table: there already, or made now."""
@@ -139,6 +142,8 @@ class _Search:
 
     def _publish(self, key: str) -> Artifact:
         self._try_all()
+        if self.killed:
+            key = f"{key}-without-{content_key(self.killed)[:6]}"  # the next call makes another table
         rows, host = self._measured()
         choice = choose(rows, self.settings.budget)
         shipped = self.package if choice.name == BASELINE.name else self._ship(choice.name)
@@ -195,6 +200,13 @@ class _Search:
                 artifact = self._run(spec)
             except (CompressionError, TrainingDivergedError, ParityError, InvalidOptionError) as error:
                 artifact = self._publish_json(key, _RESULT_FILE, {"name": recipe.name, "failure": str(error)}, kind="compress")
+            except RankFailedError as error:
+                if recipe.name == BASELINE.name or error.exit_code >= 0:
+                    raise
+                # Killed, mostly for want of memory: the search goes on without it, and the next call tries it again.
+                self.results[recipe.name] = {"name": recipe.name, "failure": str(error).splitlines()[0]}
+                self.killed.append(recipe.name)
+                return
         self.candidates[recipe.name] = artifact
         self.results[recipe.name] = read_json(self.context, artifact, _RESULT_FILE)
 
@@ -237,9 +249,13 @@ class _Search:
         return self._run(self._spec("compress", key, model=candidate, recipe=recipe, ship=True))
 
     def _measured(self) -> tuple[list[Row], dict[str, Any]]:
-        """A row for every candidate, fp32 first, with its latency; and the host on which it was measured."""
+        """A row for every candidate, fp32 first, with its latency; and the host on which it was measured.
+
+        Latencies of another kind of processor, which shares the workspace, are not taken for this one's.
+        """
         packages = {name: self.candidates[name] for name, result in self.results.items() if not result.get("failure")}
-        key = f"{self.folder}/latency-{content_key(packages)[:12]}"
+        here = {"processor": processor_name(), "cores": os.cpu_count()}
+        key = f"{self.folder}/latency-{content_key({'packages': packages, 'host': here})[:12]}"
         told = {name: artifact.model_dump(mode="json") for name, artifact in packages.items()}
         latency = read_json(self.context, self._run(self._spec("measure", key, packages=told)), "latency.json")
         return [self._row(name, latency["speed"].get(name, {})) for name in self.results], latency["host"]

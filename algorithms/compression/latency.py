@@ -21,6 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from algorithms.package import Package
+from infra.processor import processor_name
 
 _TURN_S = 0.012
 _MOST_ROUNDS = 25
@@ -89,13 +90,9 @@ def summarize(times: Times, reference: str, batch_size: int) -> dict[str, dict[s
 
 def describe_host(threads: int, providers: list[str]) -> dict[str, Any]:
     """What was measured on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        model = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), model)
     return {
         "name": platform.node(),
-        "processor": model,
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "providers": providers,

@@ -108,6 +108,11 @@ def test_a_wrong_range_is_refused_in_words(overrides: dict[str, Any], words: str
         _narrow(CNN, overrides)
 
 
+def test_what_is_to_be_learned_is_not_tuned() -> None:
+    with pytest.raises(InvalidOptionError, match="target: it says what is to be learned"):
+        _narrow(FOREST, {"target": ["kind", "hue"]})
+
+
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(InvalidOptionError) as caught:
         _narrow(CNN, {"widht": [1, 2], "dropout": "0..7"}, ("sede",))

@@ -17,7 +17,7 @@ from infra.collectives import LocalCollectives
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.importer import import_source
-from infra.errors import BudgetNotMetError
+from infra.errors import BudgetNotMetError, RankFailedError
 from infra.settings import load_settings
 from tasks.compress import TABLE_FILE, CompressSettings, compress
 from tasks.package import package, read_json
@@ -35,6 +35,7 @@ class Recording(StageContext):
 
     started: list[tuple[str, str]]
     break_at: int
+    killed_at: int
 
     def launch_ranks(
         self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = (), elastic: bool = False
@@ -42,6 +43,8 @@ class Recording(StageContext):
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
         if len(self.started) == getattr(self, "break_at", 0):
             raise KeyboardInterrupt
+        if len(self.started) == getattr(self, "killed_at", 0):
+            raise RankFailedError(0, -9, "")
         execute(spec, LocalCollectives(), on_event)
 
 
@@ -148,6 +151,22 @@ def test_trees_become_fewer(context: Recording, wine_table: Path) -> None:
     assert set(rows) == {"fp32", "small-trees", "trees-50", "trees-25"}
     assert rows["trees-25"]["num_parameters"] < rows["trees-50"]["num_parameters"] < rows["fp32"]["num_parameters"]
     assert rows["trees-25"]["size_bytes"] < rows["fp32"]["size_bytes"] / 2
+
+
+def test_a_candidate_that_is_killed_is_told_and_tried_again_by_the_next_call(context: Recording, wine_table: Path) -> None:
+    options = {"target": "kind", "num_rounds": 20, "early_stopping_rounds": 0}
+    inputs = prepare(context, wine_table, "tabular-classification/lightgbm", options, target="kind")
+    settings = CompressSettings(mode="prune", max_accuracy_loss=0.2)
+    context.killed_at = len(context.started) + 2  # the first after fp32
+    first = compress(**inputs, settings=settings, context=context)
+    assert first.table is not None
+    failures = {row["name"]: row["failure"] for row in read_json(context, first.table, TABLE_FILE)["rows"]}
+    assert "killed by signal 9 (often: out of memory)" in failures["trees-50"]
+    assert not failures["fp32"]
+    context.killed_at = 0
+    again = compress(**inputs, settings=settings, context=context)
+    assert again.table is not None
+    assert not any(row["failure"] for row in read_json(context, again.table, TABLE_FILE)["rows"])
 
 
 def test_too_few_training_samples_to_calibrate_are_told(on_cluster: StageContext, few_digits: Path, tmp_path: Path) -> None:

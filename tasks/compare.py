@@ -37,6 +37,9 @@ def compare(first: ModelVersion, second: ModelVersion, *, store: Store) -> Compa
     sides = tuple(_side(*parts) for parts in zip(versions, cards, packages, descriptions, strict=True))
     same = first.dataset == second.dataset
     answers = [_answers(card, store) for card in cards]
+    of_packages = [_answers(card, store, of_package=True) for card in cards]
+    if all(of_packages):
+        answers = of_packages  # one kind for both: the trained models' are those before compression
     paired = _paired(answers[0], answers[1]) if same and answers[0] and answers[1] else None
     columns = [list((description.get("inputs") or {}).get("properties") or {}) for description in descriptions]
     options = _options(cards[0], cards[1])
@@ -45,6 +48,7 @@ def compare(first: ModelVersion, second: ModelVersion, *, store: Store) -> Compa
         sides=(sides[0], sides[1]),
         same_test_split=same,
         num_paired=len(paired[0]) if paired else 0,
+        of_packages=all(of_packages),
         metrics=_metric_rows(first, second, [found[1] if found else None for found in answers], paired),
         agreement=_agreement(paired),
         data=_data_facts(versions, cards),
@@ -93,9 +97,12 @@ def _side(version: ModelVersion, card: Mapping[str, Any] | None, package: Artifa
 Found = tuple[list[str], stats.Answers]
 
 
-def _answers(card: Mapping[str, Any] | None, store: Store) -> Found | None:
-    """Ids of the test split's rows, sorted, and what the trained model said about them; None if the run left no predictions."""
-    artifact = _evaluation(card, store) if card else None
+def _answers(card: Mapping[str, Any] | None, store: Store, *, of_package: bool = False) -> Found | None:
+    """Ids of the test split's rows, sorted, and what the trained model said about them, or the shipped package; None if the run left no predictions."""
+    if card and of_package:
+        artifact = find(store, card["explanation_key"]) if card.get("explanation_key") else None
+    else:
+        artifact = _evaluation(card, store) if card else None
     if artifact is None:
         return None
     files = ArtifactFiles(store, artifact)
@@ -111,8 +118,8 @@ def _answers(card: Mapping[str, Any] | None, store: Store) -> Found | None:
     if not pa.types.is_string(table["label"].type):
         numbers = [np.asarray(table[name].to_pylist(), np.float64) for name in ("label", "prediction")]
         return ids, stats.Answers(numbers[0], numbers[1], None, 0)
-    metrics = files.json("metrics.json")
-    names = list(metrics.get("classes") or sorted(set(table["label"].to_pylist()) | set(table["prediction"].to_pylist())))
+    figures = files.json("explain.json" if of_package else "metrics.json")
+    names = list(figures.get("classes") or sorted(set(table["label"].to_pylist()) | set(table["prediction"].to_pylist())))
     places = {name: place for place, name in enumerate(names)}
     codes = [np.asarray([places[value] for value in table[name].to_pylist()], np.int64) for name in ("label", "prediction")]
     scores = None

@@ -99,6 +99,7 @@ def gather(inputs: RunCardInputs, *, context: StageContext) -> CardData:
     return CardData(
         run_key=inputs.run_key,
         evaluation_key=inputs.evaluation.key,
+        explanation_key=inputs.extras.explained.key if inputs.extras.explained else "",
         model=inputs.model,
         version=inputs.version,
         decision=inputs.decision,

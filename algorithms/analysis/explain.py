@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from algorithms.analysis import classes, examples, scored, tabular
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from infra.datasets.dataset import Dataset
 
 FORMAT = 1
+PREDICTIONS = "predictions.parquet"
 LIMITS = {"image": {"test": 2000, "valid": 1000}, "table": {"test": 20_000, "valid": 10_000}}
 MOST_SLICES = 40
 
@@ -96,6 +99,7 @@ def explain(algorithm: Algorithm, config: Config, data: Dataset, run: Run) -> No
     clock = Clock(run)
     with clock.time("scores"):
         looked = _look(algorithm, config, data, run)
+    write_answers(run.output_dir / PREDICTIONS, looked)
     figures: dict[str, Any] = {"format": FORMAT, **_facts(looked, run)}
     with clock.time("intervals"):
         figures["intervals"] = classes.intervals(looked) if looked.is_class else _regression_intervals(looked)
@@ -121,6 +125,21 @@ def explain(algorithm: Algorithm, config: Config, data: Dataset, run: Run) -> No
     _write(run.output_dir / "explain.json", figures)
     _write(run.output_dir / "timing.json", clock.seconds)
     run.report({"kind": "log", "message": clock.sentence()})
+
+
+def write_answers(path: Path, looked: Looked) -> None:
+    """What the package says about the test samples that were looked at, as ``predictions.parquet`` of an evaluation."""
+    test = looked.test
+    if looked.is_class:
+        names = np.asarray(looked.package.labels, dtype=object)
+        columns = {
+            "label": pa.array(names[test.truth], pa.string()),
+            "prediction": pa.array(names[test.outputs.argmax(axis=1)], pa.string()),
+            "scores": pa.array(list(test.outputs.astype(np.float32)), pa.list_(pa.float32())),
+        }
+    else:
+        columns = {"label": pa.array(test.truth.astype(np.float64)), "prediction": pa.array(test.outputs.astype(np.float64))}
+    pq.write_table(pa.table({"id": pa.array(test.ids, pa.string()), **columns}), path)
 
 
 def _look(algorithm: Algorithm, config: Config, data: Dataset, run: Run) -> Looked:

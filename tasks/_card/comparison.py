@@ -82,6 +82,7 @@ class Comparison(_Part):
     sides: tuple[Side, Side]
     same_test_split: bool
     num_paired: int = 0
+    of_packages: bool = False  # intervals come from the packages' predictions, else from those of the trained models
     metrics: list[MetricRow]
     agreement: Agree | None = None
     data: list[Fact] = []

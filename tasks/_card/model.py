@@ -202,6 +202,7 @@ class CardData(_Part):
 
     run_key: str
     evaluation_key: str = Field(default="", description="Where the trained model's predictions lie in the store.")
+    explanation_key: str = Field(default="", description="Where the shipped package's predictions lie in the store.")
     model: str
     version: int | None = None
     decision: str = Field(default="", description="champion, challenger, or what else was decided.")

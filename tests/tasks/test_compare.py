@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from tests.tasks.test_card import OUTSIDE, Page
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, Any], algorithm: str, *, card: bool = True) -> ModelVersion:
+def make_version(
+    store: Store, ref: DatasetRef, number: int, options: dict[str, Any], algorithm: str, *, card: bool = True, explain: bool = False
+) -> ModelVersion:
     """A version of ``wine``: trained, judged, exported; and its run card's ``run.json`` as the report stage writes it."""
     from infra.context import StageContext
     from infra.settings import load_settings
-    from tasks.report import RunCardInputs, report
+    from tasks.report import CardExtras, RunCardInputs, report
 
     folder = f"runs/r{number}"
     spec: dict[str, Any] = {"algorithm": algorithm, "config": options, "dataset": ref, "workspace": store.uri}
@@ -42,6 +45,11 @@ def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, 
     package = execute(RunSpec(verb="export", output=f"{folder}/package", model=trained, **spec), LocalCollectives())
     assert evaluation is not None
     assert package is not None
+    asked = {"package": package, "evaluation": evaluation}
+    to_explain = RunSpec(verb="explain", output=f"{folder}/explain", model=trained, inputs=asked, **spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of shap's imports
+        explained = execute(to_explain, LocalCollectives()) if explain else None
     described = json.loads((Path(store.uri) / package.key / "package.json").read_text())
     key = f"{folder}/card-wine"
     if card:
@@ -57,6 +65,7 @@ def make_version(store: Store, ref: DatasetRef, number: int, options: dict[str, 
             trained=trained,
             evaluation=evaluation,
             package=package,
+            extras=CardExtras(explained=explained),
         )
         report(inputs, context=StageContext.open(load_settings()))
     figures = {name: value for name, value in described["metrics"].items() if isinstance(value, float)}
@@ -77,14 +86,31 @@ def store(workspace: Path) -> Store:
     return open_store(str(workspace))
 
 
-@pytest.fixture
-def pair(store: Store, wine_table: Path) -> tuple[ModelVersion, ModelVersion]:
+def make_pair(store: Store, wine_table: Path, *, explain: bool = False) -> tuple[ModelVersion, ModelVersion]:
     ref = import_source(store, str(wine_table), "wine", target="kind")
     common = {"target": "kind", "num_rounds": 12, "learning_rate": 0.3, "min_samples_leaf": 5}
     return (
-        make_version(store, ref, 1, {"target": "kind", "features": "ash,magnesium", "seed": 3}, "tabular-classification/linear"),
-        make_version(store, ref, 2, common, "tabular-classification/lightgbm"),
+        make_version(
+            store, ref, 1, {"target": "kind", "features": "ash,magnesium", "seed": 3}, "tabular-classification/linear", explain=explain
+        ),
+        make_version(store, ref, 2, common, "tabular-classification/lightgbm", explain=explain),
     )
+
+
+@pytest.fixture
+def pair(store: Store, wine_table: Path) -> tuple[ModelVersion, ModelVersion]:
+    return make_pair(store, wine_table)
+
+
+def test_intervals_are_those_of_the_packages_where_both_runs_were_explained(store: Store, wine_table: Path) -> None:
+    first, second = make_pair(store, wine_table, explain=True)
+    found = compare(first, second, store=store)
+    assert found.of_packages
+    assert found.num_paired == 27
+    for row in found.metrics:
+        if row.first_interval is not None and row.first is not None:
+            assert row.first_interval[0] <= row.first <= row.first_interval[1], row.name
+    assert "bootstrap of the package's predictions" in render_comparison(found).replace("&#39;", "'")
 
 
 def test_two_runs_side_by_side(pair: tuple[ModelVersion, ModelVersion], store: Store, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from algorithms.catalog import find_algorithm
@@ -41,6 +42,10 @@ def test_a_package_is_explained_once(cluster: Client, workspace: Path, few_digit
         assert figures["metrics"]["package"]["accuracy"] == read_json(context, shipped, "package.json")["metrics"]["accuracy"]
         folder = context.store.local_path(found.artifact.key)
         assert folder is not None
+        said = pq.read_table(folder / "predictions.parquet").to_pylist()
+        assert len(said) == figures["samples"]["test"]["used"]
+        hits = sum(row["label"] == row["prediction"] for row in said) / len(said)
+        assert hits == pytest.approx(figures["metrics"]["package"]["accuracy"])
         page = explain_section(figures, lambda name: (folder / name).read_bytes())
         assert page.count("data:image/png;base64,") >= 2 * len(figures["worst"])
         num_events = len(events)

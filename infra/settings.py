@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     )
     registry: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder.")
     database: SecretStr = Field(
-        default=SecretStr(""), description="PostgreSQL of `atelier up` (postgresql://USER:PASSWORD@HOST/NAME); empty: SQLite in the state folder."
+        default=SecretStr(""),
+        description="PostgreSQL of `atelier up` (postgresql://USER:PASSWORD@HOST/NAME); empty: SQLite in the state folder.",
     )
     optuna_storage: str = Field(default="", description="Database of tuning studies (postgresql://...); empty: journals in the workspace.")
     backend: Literal["auto", "horovod", "torch"] = Field(default="auto", description="How ranks talk: auto, horovod or torch.")

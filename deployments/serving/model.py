@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class ServedModel:
         self.labels = package.labels
         self.output = package.output
         self._bands = _bands(package) if self.output == "value" else None
-        self._max_batch = max_batch
+        # Nothing in the queue points back here: a version that goes frees its memory at once, not when the collector comes round.
+        self._run = partial(run_model, package, max_batch)
         self.batcher = Batcher(self._run, max_rows=max_batch, max_delay_s=max_delay_s, max_waiting_rows=max_waiting_rows, executor=executor)
 
     @property
@@ -70,18 +72,6 @@ class ServedModel:
             self._run(feeds)
             took.append(time.perf_counter() - begun)
         self.batcher.run_s = min(took)
-
-    def _run(self, feeds: Feeds) -> NDArray[Any]:
-        session, rows = self.package.session, len(next(iter(feeds.values())))
-        if rows <= self._max_batch:
-            (output,) = session.run([self.output], dict(feeds))
-        else:
-            starts = range(0, rows, self._max_batch)
-            parts = [
-                session.run([self.output], {name: value[at : at + self._max_batch] for name, value in feeds.items()})[0] for at in starts
-            ]
-            output = np.concatenate(parts)
-        return output.reshape(-1) if self.output == "value" else output
 
     def from_tensors(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
         """Feeds and rows of a protocol request; see ``deployments.serving.inputs``."""
@@ -119,6 +109,20 @@ class ServedModel:
         for label in told:
             self.metrics.predicted(label)
         return told
+
+
+def run_model(package: Package, max_rows: int, feeds: Feeds) -> NDArray[Any]:
+    """The model's output for feeds, in runs of at most ``max_rows``."""
+    rows = len(next(iter(feeds.values())))
+    if rows <= max_rows:
+        (output,) = package.session.run([package.output], dict(feeds))
+    else:
+        parts = [
+            package.session.run([package.output], {name: value[at : at + max_rows] for name, value in feeds.items()})[0]
+            for at in range(0, rows, max_rows)
+        ]
+        output = np.concatenate(parts)
+    return output.reshape(-1) if package.output == "value" else output
 
 
 def _bands(package: Package) -> tuple[NDArray[Any], list[str]] | None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deployments.serving.batching import Answer, Batcher, Feeds, seconds_to_wait
+from deployments.serving.inputs import Limits
+from deployments.serving.metrics import Metrics
+from deployments.serving.model import ServedModel, open_package
+from infra.artifacts import Artifact
 from infra.errors import RequestRefusedError
+from infra.registry import ModelVersion
+from tests.packages import write_sums
 
 
 @pytest.fixture
@@ -141,3 +150,32 @@ def test_too_much_waiting_is_refused_and_a_client_that_went_away_does_no_harm(ex
 def test_waiting_pays_only_in_company(changed: dict[str, Any], expected: float) -> None:
     usual = {"rows_waiting": 3, "rows_last": 8, "max_rows": 16, "run_s": 0.05, "oldest_s": 0.0, "max_delay_s": 0.002}
     assert seconds_to_wait(**{**usual, **changed}) == pytest.approx(expected)
+
+
+def test_a_version_that_goes_is_freed_at_once(executor: ThreadPoolExecutor, tmp_path: Path) -> None:
+    version = ModelVersion(
+        name="sums",
+        version=1,
+        algorithm="a/b",
+        dataset="d",
+        metrics={},
+        created="2026-11-01T00:00:00+00:00",
+        package=Artifact(key="x", kind="export", digest="0"),
+    )
+
+    async def ask() -> tuple[Any, Any]:
+        package = open_package(write_sums(tmp_path / "package"))
+        model = ServedModel(
+            version, package, Metrics().of("sums", 1), limits=Limits(), max_batch=4, max_delay_s=0.0, max_waiting_rows=9, executor=executor
+        )
+        model.warm_up()
+        feeds = model.from_rows([{"size": 1, "count": 2, "kind": "big"}])
+        assert (await model.batcher.submit(feeds, 1)).output.tolist() == [1003]
+        return weakref.ref(model), weakref.ref(package)
+
+    gc.disable()  # the collector must not be what frees it
+    try:
+        model, package = asyncio.run(ask())
+        assert (model(), package()) == (None, None)
+    finally:
+        gc.enable()

@@ -65,7 +65,9 @@ def show_data(name: str, card: Card, num_invalid: int, report: str) -> None:
     classes = card.classes or [""]
     rows = [{"class": one or "(all)", **{split: card.counts.get(split, {}).get(one, 0) for split in splits}} for one in classes[:200]]
     create_table_artifact(
-        table=rows, key=artifact_key(name, "data"), description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples"
+        table=rows,
+        key=artifact_key(name, "data"),
+        description=f"Data {card.name} {card.digest[:12]}: {sum(card.num_rows.values()):,} samples",
     )
     if num_invalid:
         text = f"{num_invalid} samples were set aside; each is listed with its reason in {report}"

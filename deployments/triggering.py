@@ -66,6 +66,7 @@ class Service:
         self._store, self._api, self._clock = store, api, clock
         self._watches: dict[str, watching.Watch] = {}
         self._next_files = self._next_unsent = 0.0
+        self._looked_s = 0.0  # events are known up to here: taking many lasts, and what comes meanwhile has not been quiet
         self._ledger = load_ledger(store)
         self._told: dict[str, str] = {}
 
@@ -109,6 +110,7 @@ class Service:
         self._watches[trigger.key] = watch
 
     def _take(self, triggers: list[Trigger]) -> None:
+        looked_s = self._clock()
         found = events.pending(self._store)
         ledger = self._ledger
         for event in found:
@@ -120,6 +122,7 @@ class Service:
             events.take(self._store, event)
         if found:
             self._save(forget(ledger, set()))
+        self._looked_s = looked_s
 
     def _tend(self, name: str, triggers: list[Trigger]) -> None:
         lane = self._ledger.lanes[name]
@@ -128,7 +131,7 @@ class Service:
         if trigger is None:
             return
         run = self._find_run(lane.claimed, trigger) if lane.claimed else None
-        after, action = step(lane, run, self._clock(), trigger.quiet_s)
+        after, action = step(lane, run, self._looked_s, trigger.quiet_s)
         self._save(self._ledger.model_copy(update={"lanes": {**self._ledger.lanes, name: after}}))
         self._say(name, lane, after)
         claim = after.claimed

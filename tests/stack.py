@@ -143,7 +143,7 @@ def running_stack(workspace: Path, mark: str, **settings: str) -> Iterator[Stack
     try:
 
         def ready() -> bool:
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, f"status {process.returncode}: {log.read_text()}"
             return (workspace / "stack" / "addresses.json").exists() and "ready; Ctrl-C" in log.read_text()
 
         wait_for("the stack", ready)

@@ -118,6 +118,7 @@ class Client(threading.Thread):
             except (HTTPException, OSError) as error:
                 self.failures.append(repr(error))
                 connection.close()
+        connection.close()
 
     def end(self) -> None:
         self._ending.set()
@@ -218,8 +219,11 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
 def ready(stack: Stack) -> bool:
     address = urlsplit(stack.serving)
     connection = HTTPConnection(str(address.hostname), address.port, timeout=10)
-    connection.request("GET", f"/v2/models/{MODEL}/ready")
-    return connection.getresponse().status == 200
+    try:
+        connection.request("GET", f"/v2/models/{MODEL}/ready")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def approve(stack: Stack) -> None:

@@ -16,7 +16,7 @@ import pytest
 from deployments.triggering import Service, load_ledger, load_triggers, remove_triggers, save_trigger
 from deployments.triggers import START_OURSELVES_S, TELL_AGAIN_S, Trigger
 from infra import events
-from infra.store import open_store
+from infra.store import Store, open_store
 
 DEPLOYMENT, AUTOMATION = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -129,6 +129,26 @@ def test_a_storm_becomes_one_run_with_the_newest_data(world: World) -> None:
     world.pass_time(3)
     assert [run["parameters"] for run in world.api.runs] == [{"data": "d49", "model": "digits"}]
     assert events.pending(world.store) == []
+
+
+def test_what_comes_while_a_storm_is_being_taken_belongs_to_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, late = events.take, iter(["late"])
+
+    def slow(store: Store, event: events.Event) -> None:
+        take(store, event)
+        world.now += 5.0  # longer than the trigger's quiet time
+        if (data := next(late, None)) is not None:
+            world.tell(data)
+
+    monkeypatch.setattr(events, "take", slow)
+    world.listen("dataset", "digits")
+    for number in range(3):
+        world.tell(f"d{number}")
+    world.service.turn()
+    assert world.api.runs == []
+    world.pass_time(3)
+    world.pass_time(3)
+    assert [run["parameters"]["data"] for run in world.api.runs] == ["late"]
 
 
 def test_a_service_that_is_killed_after_any_turn_loses_nothing_and_starts_nothing_twice(world: World) -> None:

@@ -40,7 +40,7 @@ class Part:
     check: Check
     address: str = ""
     listens: int | None = None
-    start_s: float = 180.0
+    start_s: float = 600.0  # on a machine that is busy with other things MLflow alone was seen to take 150
     grace_s: float = 10.0
     after: tuple[str, ...] = field(default=())
 

@@ -22,7 +22,7 @@ up: setup ## the local stack until Ctrl-C: Prefect and its pages, Dask, MLflow, 
 test: ## lint, types and all tests
 	@infra/setup.sh --test
 	@$(MAKE) --no-print-directory lint
-	timeout 3000 $(VENV)/pytest
+	timeout 4500 $(VENV)/pytest
 
 lint: setup ## style and types
 	$(VENV)/ruff check .

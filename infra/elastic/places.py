@@ -27,6 +27,7 @@ class Process:
     ended: bool = False
     why: str = ""
     end_at: float | None = None
+    released: bool = False
 
 
 def make_plans(

@@ -52,14 +52,23 @@ class Member:
     waits: bool = False  # for the other ranks, inside an operation of all
     leaving: bool = False
     ending: bool = False
+    released: bool = False
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A Dask worker as discovery sees it: ``slots`` that this job could hold there, those it holds included."""
+    """A Dask worker as discovery sees it.
+
+    Attributes:
+        slots: that this job could hold there, those it holds included.
+        keep: how many of those it holds it may keep, others want the rest; None: all.
+        size: slots that it has, whoever holds them; 0: not known.
+    """
 
     slots: int
     closing: bool = False
+    keep: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,13 @@ class End:
     name: str
     why: str
     dump: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """Let a member that has no place in a group go: its slot is given back."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ class Fail:
     why: str
 
 
-Action = Start | End | Regroup | Break | Form | Conclude | Fail
+Action = Start | End | Release | Regroup | Break | Form | Conclude | Fail
 
 
 @dataclass
@@ -228,8 +244,13 @@ def decide(job: Job, now: float) -> list[Action]:
     living = [member for member in job.members.values() if not member.ending]
     if job.finishing:
         return [*ends]
-    staying = [member for member in living if not _goes(job, member)]
+    surplus = _surplus(job, living)
+    staying = [member for member in living if not _goes(job, member) and member.name not in surplus]
     actions: list[Action] = [*ends]
+    for member in living:
+        if member.name in surplus and member.phase != "working" and not member.released:
+            member.released = True
+            actions.append(Release(member.name))
     free = job.free(now)
     if job.generation == 0 and len(free) + len(staying) < limits.least:
         return [*actions, *_group(job, living, staying, now)]  # half of what it needs would only be kept from others
@@ -260,7 +281,38 @@ def _conclude(job: Job, living: Sequence[Member], now: float) -> list[Action]:
 def _goes(job: Job, member: Member) -> bool:
     """Whether it will not be of the next generation."""
     worker = job.workers.get(member.worker)
-    return member.leaving or (worker is not None and worker.closing)
+    return member.leaving or member.released or (worker is not None and worker.closing)
+
+
+def _surplus(job: Job, living: Sequence[Member]) -> set[str]:
+    """Members whose slots others want; never so many that fewer than the least are left, or too few of those that have what was learned so far.
+
+    Who has no place in the group goes first, then the youngest. From a broken group nobody goes before the next one has formed: it may have the
+    newest commit.
+    """
+    ranks = {name: rank for rank, name in enumerate(job.group)}
+    there: dict[str, list[Member]] = {}
+    for member in living:
+        if not _goes(job, member):
+            there.setdefault(member.worker, []).append(member)
+
+    def dear(member: Member) -> tuple[int, float]:
+        return ranks.get(member.name, len(ranks)), member.since
+
+    over: list[Member] = []
+    for address, worker in job.workers.items():
+        if worker.keep is not None:
+            over += sorted(there.get(address, ()), key=dear)[worker.keep :]
+    all_of_them = [member for members in there.values() for member in members]
+    spare = len(all_of_them) - job.limits.least
+    spare_of_group = 0 if job.broken else sum(member.name in ranks for member in all_of_them) - job.limits.least
+    found: set[str] = set()
+    for member in sorted(over, key=dear, reverse=True):
+        if spare > 0 and (member.name not in ranks or spare_of_group > 0):
+            found.add(member.name)
+            spare -= 1
+            spare_of_group -= member.name in ranks
+    return found
 
 
 def _hopeless(job: Job, now: float) -> list[End]:
@@ -324,7 +376,7 @@ def _group(job: Job, living: Sequence[Member], staying: Sequence[Member], now: f
 def _wants_change(job: Job, living: Sequence[Member], staying: Sequence[Member], now: float) -> bool:
     """Whether a generation that works well shall end at its next commit: somebody leaves, or newcomers wait."""
     working = [member for member in living if member.phase == "working"]
-    going = [member for member in working if _goes(job, member)]
+    going = [member for member in working if member not in staying]
     if going:
         return len(staying) > 0
     newcomers = [member for member in staying if member.phase == "joined"]

@@ -145,7 +145,9 @@ def _slices(figures: Mapping[str, Any]) -> Markup:
         for one in entries
     ]
     overall = figures["intervals"].get(name)
-    chart = interval_rows("slices", f"{metric_name(name)} by slice", rows, mark=(overall["value"], "all") if overall else None, within=bounds(name))
+    chart = interval_rows(
+        "slices", f"{metric_name(name)} by slice", rows, mark=(overall["value"], "all") if overall else None, within=bounds(name)
+    )
     words = "The weakest parts of the test split, with 95 % intervals. Orange: worse than the rest beyond chance."
     return Markup('<h3>Slices</h3><p class="note">{}</p><figure>{}</figure>').format(words, chart)
 

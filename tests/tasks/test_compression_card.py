@@ -65,7 +65,11 @@ def test_no_axis_promises_more_than_a_share_can_be() -> None:
     rows = [row("fp32", "baseline", 1.0), row("int8", "chosen", 1.0)]
     for metric, beyond in (("accuracy", False), ("rmse", True)):
         tree = ElementTree.fromstring(accuracy_over_latency("plot", {**TABLE, "metric": metric, "rows": rows}))
-        ticks = [float(one.text or 0) for one in tree.iter() if one.tag.endswith("text") and one.get("text-anchor") == "end" and one.get("x") == "48.0"]
+        ticks = [
+            float(one.text or 0)
+            for one in tree.iter()
+            if one.tag.endswith("text") and one.get("text-anchor") == "end" and one.get("x") == "48.0"
+        ]
         assert len(ticks) >= 3
         assert (max(ticks) > 1) is beyond
 

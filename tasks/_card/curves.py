@@ -92,7 +92,7 @@ def line_chart(
         left_of = at > frame.right - 80
         body += [
             svg.line(at, _TOP, at, frame.bottom, "mark"),
-            svg.text(at + (-5 if left_of else 5), _TOP + 4, mark[1], "note", "end" if left_of else "start"),
+            svg.text(at + (-5 if left_of else 5), _TOP - 5, mark[1], "note", "end" if left_of else "start"),
         ]
     ends = svg.spread([frame.y(s.points[-1][1]) for s in series], 15, _TOP, frame.bottom - 4)
     for one, label_y in zip(series, ends, strict=True):

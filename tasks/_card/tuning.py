@@ -155,7 +155,9 @@ def table(study: Study) -> Markup:
         css = ' class="main"' if trial["number"] == study["best"] else ""
         rows.append(f"<tr{css}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return Markup(f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    return Markup(
+        f'<div class="scroll"><table class="numbers dense"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _trial(study: Study, number: int) -> Mapping[str, Any]:

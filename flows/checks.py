@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from algorithms.catalog import find_algorithm
+from algorithms.compression.recipes import CALIBRATION_BATCH
 from algorithms.spec import Algorithm, Config
 from algorithms.user_code import digests
 from flows.request import RunRequest, check_options
@@ -38,6 +39,8 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     if policy is not None:
         classes = not algorithm.task.endswith("regression")
         check_augmentation(algorithm.modality, classes, policy, balance=request.balance, expand=request.expand)
+    # What is wrong with a compression whatever the data is.
+    check_compression(algorithm, config, request.compress_settings, {"train": CALIBRATION_BATCH, "valid": 1})
     digests(config.model_dump(mode="json"))  # the user's own code is there
     _check_timeline(request, settings)
     least = parse_workers(request.workers).least

@@ -198,7 +198,8 @@ def read_suite(path: str) -> dict[str, Any]:
     try:
         suite = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidOptionError("--suite", [f"{path}: {error}"], "It must be a Great Expectations suite as JSON.") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InvalidOptionError("--suite", [f"{path}: {reason}"], "It must be a Great Expectations suite as JSON.") from None
     if not isinstance(suite, dict):
         raise InvalidOptionError("--suite", [f"{path}: must hold a JSON object with 'expectations'"])
     return suite

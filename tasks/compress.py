@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
-from algorithms.compression.beforehand import compression_faults, uncalibrated
+from algorithms.compression.beforehand import compression_fault, uncalibrated
 from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose, uncertainty, worst_loss
 from algorithms.compression.recipes import BASELINE, Mode, Recipe, Search, next_recipes
 from algorithms.metrics import primary_metric
@@ -118,10 +118,9 @@ def check_compression(algorithm: Algorithm, config: Config, settings: CompressSe
     if settings.mode == "none":
         return ""
     search = _search(algorithm, config, settings)
-    problems = compression_faults(search, num_rows, strict=settings.strict)
-    if problems:
-        hint = "Take data with a valid split (a share in `ratios`) and enough training samples, another `compress`, or leave it out."
-        raise InvalidOptionError("the compression", problems, hint)
+    fault = compression_fault(search, num_rows, strict=settings.strict)
+    if fault is not None:
+        raise InvalidOptionError("the compression", [fault[0]], fault[1])
     num_train = num_rows.get("train", 0)
     return f"{num_train} training samples are too few to calibrate int8, which is left out" if uncalibrated(search, num_train) else ""
 

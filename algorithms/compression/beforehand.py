@@ -7,26 +7,28 @@ from collections.abc import Mapping
 from algorithms.compression.recipes import CALIBRATION_BATCH, Recipe, Search, next_recipes
 
 
-def compression_faults(search: Search, num_rows: Mapping[str, int], *, strict: bool) -> list[str]:
-    """Why the compression cannot be made, as "parameter: sentence"; empty if it can be.
+def compression_fault(search: Search, num_rows: Mapping[str, int], *, strict: bool) -> tuple[str, str] | None:
+    """Why the compression cannot be made, as "parameter: sentence", and what to do; None if it can be.
 
     Args:
         num_rows: samples by split, as the model is going to learn from them.
         strict: whether it is a failure if fp32 is shipped.
     """
     if search.mode == "none":
-        return []
+        return None
     if not num_rows.get("valid"):
-        return ["compress: the data has no valid split, on which is measured what compression costs"]
+        told = "compress: the data has no valid split, on which is measured what compression costs"
+        return told, "Give the valid split a share (`ratios`), or leave out `compress`."
     first = next_recipes(search, {})
     if not first:
         told = f"nothing can be tried on this kind of model with `compress` {search.mode}, so no compressed model can be within the budget"
-        return [f"strict_budget: {told}"] if strict else []
+        return (f"strict_budget: {told}", "Leave out `strict_budget` to ship fp32, or take another `compress`.") if strict else None
     num_train = num_rows.get("train", 0)
     if num_train < CALIBRATION_BATCH and not _something_without_calibration(search):
         told = f"whose activation ranges want at least {CALIBRATION_BATCH} training samples; the data has {num_train}"
-        return [f"compress: {search.mode} is int8 for this algorithm, {told}"]
-    return []
+        hint = "Take more samples, another `compress`, or leave it out."
+        return f"compress: {search.mode} is int8 for this algorithm, {told}", hint
+    return None
 
 
 def uncalibrated(search: Search, num_train: int) -> bool:

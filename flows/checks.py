@@ -80,7 +80,7 @@ def check_data(request: RunRequest, algorithm: Algorithm, config: Config, card: 
     """
     if request.trials is not None:
         check_valid_split(card.num_rows.get("valid", 0))
-    wanted = num_wanted(card.counts["train"], balance=request.balance, expand=request.expand)
+    wanted = num_wanted(card.counts.get("train", {}), balance=request.balance, expand=request.expand)
     num_rows = {**card.num_rows, "train": card.num_rows.get("train", 0) + sum(wanted.values())}
     left_out = check_compression(algorithm, config, request.compress_settings, num_rows)
     return [left_out] if left_out else []

@@ -13,7 +13,7 @@ from deployments.stack import health
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
 from deployments.stack.options import WORK_POOL, WORKER, UpOptions
-from infra.prefect_server import quiet_environment
+from infra.prefect_server import SERVER_LOGGING_CONFIG, quiet_environment
 from infra.settings import Settings
 
 HOST = "127.0.0.1"
@@ -66,7 +66,13 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
             name="prefect",
             title="Prefect",
             command=[*_python("uvicorn"), "--factory", "prefect.server.api.server:create_app", "--fd", "{fd}", "--log-level", "error"],
-            environment={**common, **_prefect_server(api, databases), "PREFECT_API_URL": None, "OMP_NUM_THREADS": None},
+            environment={
+                **common,
+                **_prefect_server(api, databases),
+                "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
+                "PREFECT_API_URL": None,
+                "OMP_NUM_THREADS": None,
+            },
             check=health.http_ok(f"{api}/health"),
             address=f"http://{HOST}:{ports['prefect']}",
             listens=ports["prefect"],

@@ -89,11 +89,6 @@ def leave(job: str, dask_scheduler: Any = None) -> None:
         _decide(ledger, dask_scheduler, now)
 
 
-def num_wanted(dask_scheduler: Any) -> int:
-    """Slots that all elastic jobs together could use."""
-    return sum(entry.most for entry in _ledger(dask_scheduler).jobs.values())
-
-
 def _ledger(dask_scheduler: Any) -> Ledger:
     return _LEDGERS.setdefault(dask_scheduler, Ledger())
 

@@ -88,7 +88,14 @@ def _changes(sizes: list[int]) -> list[int]:
 def _second(client: Client, folder: Path) -> subprocess.Popen[str]:
     document = {"epochs": 50, "samples": 32 * 100, "batch": 32, "sleep": 0.05, "workspace": str(folder / "second"), "flags": str(folder)}
     assert client.scheduler is not None
-    command = [sys.executable, "-m", "tests.elastic.sharing_program", client.scheduler.address, json.dumps(document), str(folder / "other")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.elastic.sharing_program",
+        str(client.scheduler.address),
+        json.dumps(document),
+        str(folder / "other"),
+    ]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
 
 

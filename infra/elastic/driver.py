@@ -22,7 +22,7 @@ from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
 from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
-from infra.elastic.places import Process, make_plans
+from infra.elastic.places import Process, host_of, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Release, Start
 from infra.elastic.server import Board, serve
 from infra.elastic.task import forget_job, run_member, tell
@@ -47,14 +47,6 @@ LOOK_S = 0.3  # between two looks at the cluster
 SCHEDULER_S = 10.0  # how long the scheduler may not answer
 UNREACHED_S = 5.0  # after which a member that was to be killed is told so itself
 END_S = 3.0  # for the other ranks to end after rank 0 has
-
-
-class JobStopped(Exception):
-    """``Driver.stop`` was called."""
-
-
-def _host(address: str) -> str:
-    return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
 
 
 @dataclass
@@ -97,7 +89,7 @@ class Driver:
         if there < self.limits.least:
             self.on_event({"kind": "log", "message": f"waiting for free slots: {there} of {self.limits.least}"})
         self.job.saw_workers(workers)
-        hosts = sorted({_host(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
+        hosts = sorted({host_of(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
         with serve(address_towards(hosts[0]), self.secret, self.board, self._on_word) as server, self._listening():
             self.server = server
             while not self.job.done:
@@ -116,10 +108,6 @@ class Driver:
             self._closing.set()
             self._hurry.set()
             self._end()
-
-    def stop(self) -> None:
-        """End the job at once; ``run`` raises ``JobStopped``. From any thread."""
-        self._inbox.put({"stop": True})
 
     def _look(self) -> None:
         while True:
@@ -173,8 +161,6 @@ class Driver:
         if "look" in message:  # the share of the cluster has changed
             self._hurry.set()
             return
-        if "stop" in message:
-            raise JobStopped
         name = message["name"] if "name" in message else message["key"].rsplit("-", 1)[-1]
         process = self.processes.get(name)
         if process is None or process.ended:
@@ -293,9 +279,9 @@ class Driver:
     def _start(self, worker: str) -> None:
         name, now = f"m{next(self._numbers)}", time.monotonic()
         key = f"{self.topic}-{name}"
-        taken = {process.place for process in self.processes.values() if not process.ended and _host(process.worker) == _host(worker)}
+        taken = {process.place for process in self.processes.values() if not process.ended and host_of(process.worker) == host_of(worker)}
         place = next(number for number in itertools.count() if number not in taken)
-        neighbours = sum(max(found.slots, found.size) for address, found in self.job.workers.items() if _host(address) == _host(worker))
+        neighbours = sum(max(found.slots, found.size) for address, found in self.job.workers.items() if host_of(address) == host_of(worker))
         host, port = self.server.server_address[:2]
         env = {
             **self.env,

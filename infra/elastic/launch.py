@@ -37,7 +37,6 @@ def launch_elastic(
     what: str = "The run",
     discovery: Discovery | None = None,
     figures: Path | None = None,
-    on_driver: Callable[[Driver], None] = lambda driver: None,
 ) -> None:
     """Run ``MODULE.run(ARGUMENT, report)`` on ``limits.least`` to ``limits.most`` ranks and return when rank 0 has ended well.
 
@@ -53,10 +52,8 @@ def launch_elastic(
         log_dir: parent of the folder with the ranks' output; default: ``logs/ranks`` in the state folder.
         discovery: what slots there are; default: the job's share of those of the Dask scheduler (``infra.elastic.ledger``).
         figures: file with the measured times of the back ends, for ``auto``; None: ``auto`` is Horovod where every worker of a group has it.
-        on_driver: called with the job's driver before it runs, for who may want to stop it.
 
     Raises:
-        JobStopped: the driver was stopped.
         NotEnoughSlotsError: before anything is started, there are fewer than ``limits.least`` slots.
         AtelierError: the error that a rank reported, of its own type.
         RankFailedError: the program raised something else, with its traceback.
@@ -85,6 +82,5 @@ def launch_elastic(
         },
         env=dict(env or {}),
     )
-    on_driver(driver)
     with shared:
         driver.run()

@@ -30,6 +30,11 @@ class Process:
     released: bool = False
 
 
+def host_of(address: str) -> str:
+    """The host in a Dask address."""
+    return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
+
+
 def make_plans(
     names: Sequence[str], processes: Sequence[Process], *, backend: str, generation: int, source: str | None, last: bool
 ) -> dict[str, dict[str, Any]]:

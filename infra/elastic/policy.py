@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from infra.elastic.giving_back import goes, surplus_of
+
 Phase = Literal["starting", "joined", "working"]
 
 
@@ -244,8 +246,8 @@ def decide(job: Job, now: float) -> list[Action]:
     living = [member for member in job.members.values() if not member.ending]
     if job.finishing:
         return [*ends]
-    surplus = _surplus(job, living)
-    staying = [member for member in living if not _goes(job, member) and member.name not in surplus]
+    surplus = surplus_of(job, living)
+    staying = [member for member in living if not goes(job, member) and member.name not in surplus]
     actions: list[Action] = [*ends]
     for member in living:
         if member.name in surplus and member.phase != "working" and not member.released:
@@ -276,43 +278,6 @@ def _conclude(job: Job, living: Sequence[Member], now: float) -> list[Action]:
         return [why]
     job.concluding_since = now
     return [Conclude(max(offering, key=lambda member: member.offer or (-1, -1)).name)]
-
-
-def _goes(job: Job, member: Member) -> bool:
-    """Whether it will not be of the next generation."""
-    worker = job.workers.get(member.worker)
-    return member.leaving or member.released or (worker is not None and worker.closing)
-
-
-def _surplus(job: Job, living: Sequence[Member]) -> set[str]:
-    """Members whose slots others want; never so many that fewer than the least are left, or too few of those that have what was learned so far.
-
-    Who has no place in the group goes first, then the youngest. From a broken group nobody goes before the next one has formed: it may have the
-    newest commit.
-    """
-    ranks = {name: rank for rank, name in enumerate(job.group)}
-    there: dict[str, list[Member]] = {}
-    for member in living:
-        if not _goes(job, member):
-            there.setdefault(member.worker, []).append(member)
-
-    def dear(member: Member) -> tuple[int, float]:
-        return ranks.get(member.name, len(ranks)), member.since
-
-    over: list[Member] = []
-    for address, worker in job.workers.items():
-        if worker.keep is not None:
-            over += sorted(there.get(address, ()), key=dear)[worker.keep :]
-    all_of_them = [member for members in there.values() for member in members]
-    spare = len(all_of_them) - job.limits.least
-    spare_of_group = 0 if job.broken else sum(member.name in ranks for member in all_of_them) - job.limits.least
-    found: set[str] = set()
-    for member in sorted(over, key=dear, reverse=True):
-        if spare > 0 and (member.name not in ranks or spare_of_group > 0):
-            found.add(member.name)
-            spare -= 1
-            spare_of_group -= member.name in ranks
-    return found
 
 
 def _hopeless(job: Job, now: float) -> list[End]:

@@ -34,7 +34,7 @@ class GradientBuckets:
 
     ``compression`` is the type in which they travel: half the bytes, and sums that are rounded to it.
 
-    One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish``; then every gradient is the sum over all ranks.
+    One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish`` (``send_rest`` before it, where something else is to be sent behind them); then every gradient is the sum over all ranks.
     """
 
     def __init__(
@@ -78,12 +78,18 @@ class GradientBuckets:
         bucket.handle = self.collectives.all_reduce_async(bucket.sent, "sum")
         self._next += 1
 
-    def finish(self) -> None:
-        """Send what the backward pass did not reach (weights without a gradient count as zero) and wait for all."""
+    def send_rest(self) -> None:
+        """Send what the backward pass did not reach: weights without a gradient count as zero."""
         if self.collectives.size == 1:
             return
         while self._next < len(self._buckets):
             self._send_next()
+
+    def finish(self) -> None:
+        """Wait until all are added up."""
+        if self.collectives.size == 1:
+            return
+        self.send_rest()
         for bucket in self._buckets:
             bucket.handle.wait()
             if bucket.sent is not bucket.flat and bucket.sent is not None:

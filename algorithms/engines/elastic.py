@@ -3,6 +3,9 @@
 A commit is a copy of weights, optimizer, averages, the best weights so far and the position, in memory that outlives this process
 (``infra.elastic.memory``). All ranks commit after the same steps. After a failure everybody goes back to the newest commit that anybody has; where the
 group only grows or shrinks, that happens at a commit, so nothing is lost. In a group that never changes nothing of this happens.
+
+Once in about half a second the ranks ask each other whether somebody comes or goes, and whether a commit is due; if so, they commit after that same step.
+The question travels with the gradients of the step, so nobody waits for the answer.
 """
 
 from __future__ import annotations
@@ -18,17 +21,60 @@ import torch
 from algorithms.engines import checkpoints
 from algorithms.engines.buckets import broadcast_module
 from algorithms.engines.saver import Position
+from infra.collectives import Handle
 from infra.errors import CollectiveError
 from infra.membership import MembershipChanged
 
 if TYPE_CHECKING:
     from algorithms.engines.loop import Training
 
-_COST = 0.01  # of the time may go into commits, where their distance is not set by hand
-_MOST_BETWEEN_S = 30.0  # so that leaving and joining do not take for ever where commits are dear
+_COST = 0.005  # of the time may go into commits, where their distance is not set by hand
+_MOST_BETWEEN_S = 30.0  # so that a failure does not take long steps back where commits are dear
+_ASK_S = 0.5  # between two questions: how long who leaves, or comes, waits for the others to hear of it
 _FIRST_AFTER = 2
 _ALIGN = 64
 Tensors = dict[str, torch.Tensor]
+Entry = tuple[str, str, str, tuple[int, ...], tuple[int, ...], int]  # group, name, dtype, shape, strides, first byte
+
+
+class _Target:
+    """Where in a file of the memory the tensors of a commit go: kept from one commit to the next, as long as they are of the same shapes."""
+
+    def __init__(self, layout: list[Entry], data: memoryview) -> None:
+        self.layout, self._map = layout, data.obj
+        self.views = [_view(data, entry) for entry in layout]
+
+    def fits(self, layout: list[Entry], data: memoryview) -> bool:
+        return self._map is data.obj and self.layout == layout
+
+
+def _view(data: memoryview, entry: Entry) -> torch.Tensor:
+    """The tensor that lies in the data as the entry says."""
+    _, _, dtype, shape, strides, start = entry
+    kind: torch.dtype = getattr(torch, dtype)
+    count = math.prod(shape)
+    if count == 0:
+        return torch.empty(shape, dtype=kind)
+    return torch.frombuffer(data, dtype=kind, count=count, offset=start).as_strided(shape, strides)
+
+
+def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
+    """In which order a commit keeps the numbers: the tensor's own where it has no gaps, because then they are copied in one go."""
+    if tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)):
+        return tensor.stride()
+    return torch.empty(tensor.shape, device="meta").stride()
+
+
+def lay_out(groups: dict[str, Tensors]) -> tuple[list[Entry], int]:
+    """A place for each tensor, one after the other, and bytes of all."""
+    layout: list[Entry] = []
+    end = 0
+    for group, tensors in groups.items():
+        for name, tensor in tensors.items():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            layout.append((group, name, kind, tuple(tensor.shape), _strides(tensor), end))
+            end += -(-tensor.nbytes // _ALIGN) * _ALIGN
+    return layout, end
 
 
 class Elastic:
@@ -37,11 +83,14 @@ class Elastic:
     def __init__(self, training: Training) -> None:
         self.training = training
         self.membership = training.collectives.membership
-        self.countdown = _FIRST_AFTER
-        self._cost_s = 0.0  # of a commit, with the waiting for others
+        self.countdown = _FIRST_AFTER  # steps to the next question
+        self._question: tuple[torch.Tensor, Handle] | None = None  # under way
+        self._due = _FIRST_AFTER  # steps from the last commit to the next; rank 0 alone counts
+        self._steps = 0  # since the last commit
+        self._cost_s = 0.0  # of a commit
         self._committed_at = time.monotonic()
-        self._steps = 0  # since then
         self._versions: dict[int, int] = {}  # by file of the memory: epoch of the best weights that lie in it
+        self._targets: dict[int, _Target] = {}
 
     @property
     def active(self) -> bool:
@@ -83,7 +132,8 @@ class Elastic:
         training.buckets.close()
         training.buckets = training.make_buckets()
         training.saver.regroup()
-        self.countdown = _FIRST_AFTER
+        self.countdown = self._due = _FIRST_AFTER
+        self._question = None  # whatever was asked, nobody answers any more
         if source is None:
             broadcast_module(training.model, training.collectives)
             self._start()
@@ -122,13 +172,8 @@ class Elastic:
         assert found is not None
         description, data = found
         groups: dict[str, Tensors] = {"model": {}, "average": {}, "optimizer": {}, "best": {}}
-        for group, name, dtype, shape, start in description["tensors"]:
-            kind: torch.dtype = getattr(torch, dtype)
-            count = math.prod(shape)
-            if count == 0:
-                groups[group][name] = torch.empty(shape, dtype=kind)
-            else:
-                groups[group][name] = torch.frombuffer(data, dtype=kind, count=count, offset=start).view(shape).clone()
+        for entry in description["tensors"]:
+            groups[entry[0]][entry[1]] = _view(data, entry).clone()
         checkpoints.restore_state(training.model, groups["model"])
         if training.average is not None:
             checkpoints.restore_state(training.average.module, groups["average"])
@@ -161,6 +206,11 @@ class Elastic:
 
     # Commits
 
+    def ask(self, step: int) -> None:
+        """Send the question along with the gradients of this step (from 0), if it is time for it. ``loss_sum`` has the step in it already."""
+        if self.membership is not None and self.countdown <= 1 and step + 1 < self.training.steps:
+            self._question = self._send()
+
     def after_step(self) -> None:
         """Commit, if it is time: within an epoch, or when its validation is over.
 
@@ -172,54 +222,63 @@ class Elastic:
         self.countdown -= 1
         self._steps += 1
         if self.countdown <= 0:
-            self._commit_together()
+            self._hear()
 
-    def _commit_together(self) -> None:
+    def _send(self) -> tuple[torch.Tensor, Handle]:
         training, membership = self.training, self.membership
         assert membership is not None
-        begun = time.monotonic()
-        distance = self._distance((begun - self._committed_at) / max(self._steps, 1)) if training.run.is_main else 0.0
-        word = torch.tensor([float(membership.change_wanted), float(training.loss_sum), distance], dtype=torch.float64)
-        training.collectives.all_reduce(word, "sum")
-        change, loss_sum, self.countdown = bool(word[0]), float(word[1]), int(word[2])
-        self._commit(loss_sum)
-        took = time.monotonic() - begun
-        self._cost_s = (self._cost_s + took) / 2 if self._cost_s else took
+        due, wait = self._plan() if training.run.is_main else (False, 0)
+        word = torch.tensor([float(membership.change_wanted), float(training.loss_sum), float(due), float(wait)], dtype=torch.float64)
+        return word, training.collectives.all_reduce_async(word, "sum")
+
+    def _plan(self) -> tuple[bool, int]:
+        """Rank 0's part: whether a commit is due after this step, and steps from there to the next question."""
+        steps = max(self._steps + (self._question is None and self.countdown > 0), 1)
+        step_s = max((time.monotonic() - self._committed_at) / steps, 1e-5)
+        due = steps >= self._due
+        if due:
+            self._due = commit_distance(step_s, self._cost_s, self.training.config.commit_every_steps)
+        left = self._due if due else self._due - steps
+        return due, max(1, min(left, int(_ASK_S / step_s)))
+
+    def _hear(self) -> None:
+        word, handle = self._question or self._send()
+        self._question = None
+        handle.wait()
+        change, loss_sum, due, self.countdown = bool(word[0]), float(word[1]), bool(word[2]), int(word[3])
+        if change or due:
+            begun = time.monotonic()
+            self._commit(loss_sum)
+            took = time.monotonic() - begun
+            self._cost_s = (self._cost_s + took) / 2 if self._cost_s else took
         if change:
             raise MembershipChanged
-
-    def _distance(self, step_s: float) -> float:
-        """Steps to the next commit, where one lately took ``step_s`` seconds."""
-        if self.training.config.commit_every_steps:
-            return float(self.training.config.commit_every_steps)
-        step_s = max(step_s, 1e-5)
-        return float(max(1, min(math.ceil(self._cost_s / _COST / step_s), int(_MOST_BETWEEN_S / step_s))))
 
     def _commit(self, loss_sum: float) -> None:
         """Copy everything into the memory; it counts when it is complete."""
         training, membership = self.training, self.membership
         assert membership is not None
         groups, rest = self._state()
-        layout: list[tuple[str, str, str, list[int], int]] = []
-        end = 0
-        for group, tensors in groups.items():
-            for name, tensor in tensors.items():
-                layout.append((group, name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), end))
-                end += -(-tensor.nbytes // _ALIGN) * _ALIGN
+        layout, end = lay_out(groups)
         offer = (training.at.epoch, training.seen())
         description = {
             "for": training.saver.identity(),
             "offer": offer,
-            "position": asdict(training.at),
+            "position": vars(training.at),
             "optimizer": rest,
             "loss_sum": loss_sum,
             "tensors": layout,
         }
         data, file = membership.memory.begin(description, max(end, 1))
+        target = self._targets.get(file)
+        if target is None or not target.fits(layout, data):
+            target = self._targets[file] = _Target(layout, data)
         same_best = self._versions.get(file) == training.at.best_epoch and training.at.best_epoch > 0
-        for (group, _, _, shape, start), tensor in zip(layout, (t for some in groups.values() for t in some.values()), strict=True):
-            if tensor.numel() and not (group == "best" and same_best):
-                torch.frombuffer(data, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(shape).copy_(tensor.detach())
+        views = iter(target.views)
+        for group, tensors in groups.items():
+            for tensor, view in zip(tensors.values(), views, strict=False):
+                if not (group == "best" and same_best):
+                    view.copy_(tensor)
         membership.memory.end()
         self._versions[file] = training.at.best_epoch
         membership.committed(offer)
@@ -242,3 +301,13 @@ class Elastic:
             "optimizer": optimizer,
         }
         return groups, {"state": rest, "numbers": sorted(state)}
+
+
+def commit_distance(step_s: float, cost_s: float, wanted: int) -> int:
+    """Steps from one commit to the next: ``wanted``, or where that is 0 as many as make commits cost ``_COST`` of the time, at most ``_MOST_BETWEEN_S``.
+
+    Args:
+        step_s: seconds of a step.
+        cost_s: seconds of a commit.
+    """
+    return wanted or max(1, min(math.ceil(cost_s / _COST / step_s), int(_MOST_BETWEEN_S / step_s)))

@@ -205,6 +205,9 @@ class Training:
             (loss / whole).backward()
             summed += loss.detach()
             self.clock.lap("backward")
+        self.loss_sum = self.loss_sum.to(self.device) + summed
+        self.buckets.send_rest()
+        self.elastic.ask(step)
         self.buckets.finish()
         self.clock.lap("reduce")
         if self.penalised:
@@ -214,7 +217,6 @@ class Training:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.pace.done(self.at.epoch, step + 1))
-        self.loss_sum = self.loss_sum.to(self.device) + summed
         self.clock.lap("optimizer")
         share = sum(len(targets) for _, targets in parts)
         return lambda: float(summed) / share

@@ -168,7 +168,9 @@ def _source(version: ModelVersion, context: StageContext) -> _Source:
 def _show(result: CompressResult) -> None:
     """The decision and all candidates in Prefect's UI."""
     told = "nothing smaller" if result.version is None else f"version {result.version} is {result.chosen}"
-    create_markdown_artifact(markdown=f"# {result.model}/{result.source}: {told}\n\n{result.reason}", key=artifact_key(result.model, "compress"))
+    create_markdown_artifact(
+        markdown=f"# {result.model}/{result.source}: {told}\n\n{result.reason}", key=artifact_key(result.model, "compress")
+    )
     rows = [
         {
             "recipe": row["name"],

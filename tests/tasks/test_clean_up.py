@@ -17,7 +17,7 @@ from infra.artifacts import publish
 from infra.audit import read as read_audit
 from infra.context import StageContext
 from infra.datasets import names
-from infra.datasets.card import DatasetRef
+from infra.datasets.card import Card, DatasetRef, Lineage, Source
 from infra.datasets.dataset import CARD
 from infra.errors import InvalidOptionError
 from infra.events import DATASET_CREATED, emit
@@ -76,13 +76,21 @@ def test_data_that_a_name_or_an_event_points_at_stays() -> None:
 def _data(store: Store, letter: str, name: str, parents: Sequence[str] = (), joined: Sequence[str] = ()) -> str:
     """A version without rows; its digest."""
     digest = letter * 64
-    lineage = {"operation": "merge" if joined else "import", "parents": list(parents), "details": {"with": list(joined)} if joined else {}}
-    card = {
-        **{"digest": digest, "name": name, "kind": "table", "counts": {}, "num_rows": {}, "num_bytes": 0, "shards": [], "features": []},
-        **{"split_rule": {}, "source": {"uri": "x", "format": "csv", "imported_at": "2026-01-01"}, "lineage": lineage},
-    }
+    card = Card(
+        digest=digest,
+        name=name,
+        kind="table",
+        counts={},
+        num_rows={},
+        num_bytes=0,
+        shards=[],
+        features=[],
+        split_rule={},
+        source=Source(uri="x", format="csv", imported_at="2026-01-01"),
+        lineage=Lineage(operation="merge" if joined else "import", parents=list(parents), details={"with": list(joined)} if joined else {}),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CARD).write_text(json.dumps(card))
+        (Path(folder) / CARD).write_text(card.model_dump_json())
         publish(store, Path(folder), f"datasets/{digest}", "dataset")
     return digest
 

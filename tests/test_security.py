@@ -245,12 +245,17 @@ def _told(folder: Path, secret: str) -> list[str]:
 
 @pytest.mark.slow
 def test_no_secret_is_told_by_a_whole_run(
-    shared_services: Path, wine_table: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], prefect_api: str
+    shared_services: Path,
+    wine_table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    prefect_api: str,
+    package_key: str,
 ) -> None:
     secrets = {
         "AWS_SECRET_ACCESS_KEY": f"{SECRET}-aws",
         "ATELIER_LOGIN": f"admin:{SECRET}-login",
-        "ATELIER_PACKAGE_KEY": base64.b64encode(f"{SECRET}-key-of-32-byt".encode()).decode(),
+        "ATELIER_PACKAGE_KEY": package_key,
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)

@@ -74,7 +74,7 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
         Part(
             name="prefect",
             title="Prefect",
-            command=[*_python("uvicorn"), "--factory", "prefect.server.api.server:create_app", "--fd", "{fd}", "--log-level", "error"],
+            command=[*_python("uvicorn"), "--factory", "deployments.stack.prefect_app:create_app", "--fd", "{fd}", "--log-level", "error"],
             environment={
                 **common,
                 **_prefect_server(api if is_loopback(options.host) else "/api", databases),

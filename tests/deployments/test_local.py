@@ -16,7 +16,9 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from deployments.local import _check_doors
 from deployments.presets import deployables
+from deployments.serving.keys import create_key
 from deployments.stack import health
 from deployments.stack.databases import plan_databases, prepare_databases
 from deployments.stack.keeper import Keeper
@@ -26,6 +28,7 @@ from deployments.stack.parts import Part, make_parts
 from deployments.stack.serving import served_names
 from infra.errors import InvalidOptionError, InvalidSettingError, ServiceError
 from infra.settings import Settings
+from infra.store import open_store
 from tests.stack import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +88,29 @@ def test_every_part_listens_on_loopback_and_waits_for_parts_that_come_before(tmp
     for place, part in enumerate(parts):
         assert "0.0.0.0" not in " ".join(part.command)
         assert set(part.after) <= set(names[:place])
+
+
+def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> None:
+    options = UpOptions(host="0.0.0.0")
+    with pytest.raises(InvalidSettingError, match="ATELIER_LOGIN"):
+        _check_doors(options, Settings(workspace=str(tmp_path)))
+    settings = Settings(workspace=str(tmp_path), login=SecretStr("admin:a-long-password"))
+    with pytest.raises(InvalidOptionError, match="no API key"):
+        _check_doors(options, settings)
+    create_key(open_store(settings.workspace_uri), "ada", "predict")
+    _check_doors(options, settings)
+    _check_doors(UpOptions(), Settings(workspace=str(tmp_path)))
+
+    parts = {part.name: part for part in make_parts(options, settings, USUAL, plan_databases(settings))}
+    assert parts["prefect"].listens == ("0.0.0.0", USUAL["prefect"])
+    assert parts["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "admin:a-long-password"
+    assert "basic-auth" in parts["mlflow"].command
+    assert {"0.0.0.0"} <= set(parts["mlflow"].command) & set(parts["serving"].command)
+    assert not {"0.0.0.0"} & set(parts["scheduler"].command), "Dask has no login"
+    for name in ("worker", "triggers", "serving"):
+        assert parts[name].environment["PREFECT_API_URL"] == f"http://127.0.0.1:{USUAL['prefect']}/api"
+        assert parts[name].environment["PREFECT_API_AUTH_STRING"] == "admin:a-long-password"
+    assert not any("a-long-password" in repr(part) + " ".join(part.command) for part in parts.values())
 
 
 @pytest.mark.parametrize(

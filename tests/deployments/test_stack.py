@@ -207,8 +207,9 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
             {name: float(value) if "." in value else int(value) for name, _, value in (word.partition("=") for word in watch)}
         )
         stack.command(*("deploy", "monitor", "--name", MODEL, "--set", f"model={MODEL}", "--set", f"bars={bars}", "--schedule", "15s"))
-        run_id = wait_for("the retraining", lambda: next((run["id"] for run in stack.runs_of(f"retrain/{MODEL}")), ""))
+        told = wait_for("the drift", lambda: [one for one in happened(store) if one.event == events.MODEL_DRIFTED])
         stack.api(f"/deployments/{stack.api(f'/deployments/name/monitor/{MODEL}')['id']}/pause_deployment", {})
+        run_id = wait_for("the retraining", lambda: next((run["id"] for run in stack.runs_of(f"retrain/{MODEL}")), ""))
         approve(stack, run_id)
         wait_for("version 2 as champion", lambda: with_alias(stack, CHAMPION) == 2)
         wait_for("version 2 in the answers", lambda: "2" in client.versions)
@@ -222,7 +223,6 @@ def test_the_loop_closes(stack: Stack, pictures: dict[str, Path], tmp_path: Path
     assert client.failures == []
     assert client.num_answered > 300
 
-    told = [one for one in happened(store) if one.event == events.MODEL_DRIFTED]
     assert told[0].payload["version"] == 1
     assert "brightness" in told[0].payload["columns"]
     run = stack.api(f"/flow_runs/{run_id}")

@@ -47,10 +47,10 @@ def package_key(cluster: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
     key = base64.b64encode(b"Sup3rGeheim-key-of-thirty-two-by").decode()
     monkeypatch.setenv(KEY_VARIABLE, key)
-    cluster.run(os.environ.__setitem__, KEY_VARIABLE, key)
+    cluster.run(lambda: os.environ.update({KEY_VARIABLE: key}))
     load_settings.cache_clear()
     yield key
-    cluster.run(os.environ.__delitem__, KEY_VARIABLE)
+    cluster.run(lambda: os.environ.pop(KEY_VARIABLE))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,18 @@ import pytest
 from algorithms._package_sealing import find_key
 from algorithms.package import Package
 from flows import compress, pipeline, tune
+from flows.stages import is_intact
+from infra.artifacts import find, publish
+from infra.context import StageContext
 from infra.errors import InvalidOptionError, ModelNotFoundError
 from infra.registry import Registry
 from infra.settings import load_settings
 from infra.store import open_store
+from tasks.sealing import sealed_in_store
+from tests.packages import write_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROW = {"size": 1.5, "count": 2, "new": True, "made": None, "kind": "big"}
 
 
 def plain_models(workspace: Path) -> list[str]:
@@ -64,19 +71,22 @@ def test_found_options_train_a_model_and_it_is_made_small_as_a_version_of_its_ow
     assert (twice.version, {stage.state for stage in twice.stages}) == (2, {"cached"})
 
 
-def test_packages_of_before_there_was_a_key_are_sealed_when_the_run_is_done_again(
-    shared_services: Path, wine_table: Path, request: pytest.FixtureRequest
+def test_a_package_of_before_there_was_a_key_is_sealed_where_it_lies(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call: dict[str, Any] = {"algorithm": "tabular-classification/linear", "data": str(wine_table), "options": {"target": "kind"}}
-    pipeline(**call)
-    in_run = [path for path in plain_models(shared_services) if path.startswith("runs/")]
-    assert len(in_run) == 1
-    request.getfixturevalue("package_key")
-    second = pipeline(**call)
-    states = {stage.name: stage.state for stage in second.stages}
-    assert (states["train"], states["package"]) == ("cached", "completed")
-    assert [path for path in plain_models(shared_services) if path.startswith("runs/")] == []
-    assert {stage.state for stage in pipeline(**call).stages} == {"cached"}
+    with StageContext.open() as context:
+        plain = publish(context.store, write_sums(tmp_path / "package"), "runs/x/package-1", "export")
+        assert is_intact(context, plain)
+        assert sealed_in_store(plain, context) == plain, "without a key nothing changes"
+        expected = Package.load(workspace / plain.key).predict([ROW])
+        monkeypatch.setenv("ATELIER_PACKAGE_KEY", base64.b64encode(b"k" * 32).decode())
+        assert not is_intact(context, plain), "so the stage is done again"
+        sealed = sealed_in_store(plain, context)
+        assert find(context.store, plain.key) == sealed != plain
+        assert plain_models(workspace) == []
+        assert is_intact(context, sealed)
+        assert sealed_in_store(sealed, context) == sealed
+        assert Package.load(workspace / plain.key).predict([ROW]) == expected
 
 
 def test_what_cannot_be_compressed_says_why(shared_services: Path) -> None:

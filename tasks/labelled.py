@@ -87,9 +87,10 @@ def _joined(model: str, since: datetime, end: datetime, context: StageContext) -
 def _write_pictures(folder: Path, rows: pa.Table, card: Card, context: StageContext) -> int:
     """An image folder of the pictures that were kept; of the same picture the last truth holds."""
     truths = rows.column("truth").to_pylist()
+    known = {name for name in card.classes if _is_folder_name(name)}  # a class is a folder's name, and names may come from anywhere
     labels: dict[str, tuple[int, str]] = {}
     for place, data in pictures_of(context.store, rows):
-        if data is None or truths[place] not in card.classes:
+        if data is None or truths[place] not in known:
             continue  # only its statistics were kept; or a class of another version
         name = hashlib.sha256(data).hexdigest()[:32] + (
             ".png" if data.startswith(b"\x89PNG") else ".jpg" if data.startswith(b"\xff\xd8") else ".img"
@@ -102,6 +103,10 @@ def _write_pictures(folder: Path, rows: pa.Table, card: Card, context: StageCont
         (folder / truths[place]).mkdir(exist_ok=True)
         (folder / truths[place] / name).write_bytes(data)
     return len(labels)
+
+
+def _is_folder_name(name: str) -> bool:
+    return not name.startswith(".") and not set(name) & set("/\\\0") and 0 < len(name.encode()) < 200
 
 
 def _write_rows(folder: Path, rows: pa.Table, card: Card, target: str, regression: bool) -> int:

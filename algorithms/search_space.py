@@ -153,9 +153,14 @@ def read_space(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         space = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
     except (OSError, ValueError) as error:
-        raise InvalidOptionError("the search space", [f"{path}: {error}"], "It must be a TOML or JSON file: option = range.") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InvalidOptionError(
+            "the search space", [f"space: {path}: {reason}"], "It must be a TOML or JSON file: option = range."
+        ) from None
     if not isinstance(space, dict):
-        raise InvalidOptionError("the search space", [f"{path}: must hold an object, option by option, not a {type(space).__name__}"])
+        raise InvalidOptionError(
+            "the search space", [f"space: {path}: must hold an object, option by option, not a {type(space).__name__}"]
+        )
     return space
 
 

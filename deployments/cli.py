@@ -9,10 +9,11 @@ import shlex
 import shutil
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from deployments.option_names import as_typed, called_command, typed_names
 from infra.errors import AtelierError
 
 COMMANDS = {
@@ -85,6 +86,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; errors of ours become one message and an exit status, never a traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: as by Ctrl-C
     try:
         status = cli.main(args=arguments, prog_name="atelier", standalone_mode=False)
@@ -92,10 +94,8 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except AtelierError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_status)
+        _fail(error, words)
     except (KeyboardInterrupt, click.Abort):
-        words = sys.argv[1:] if arguments is None else arguments
         again = shlex.join(word for word in words if word != "--fresh")  # which would begin anew
         click.echo(f"\nInterrupted. What was finished is kept; to go on where it stopped: atelier {again}", err=True)
         sys.exit(INTERRUPTED)
@@ -110,9 +110,15 @@ def main(arguments: list[str] | None = None) -> Any:
         ours = _cause(error)
         if ours is None:
             raise  # a fault of the program: its traceback is what helps
-        click.echo(f"Error: {ours}", err=True)
-        sys.exit(ours.exit_status)
+        _fail(ours, words)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(error: AtelierError, words: list[str]) -> NoReturn:
+    """Say what is wrong, in the words that were typed, and end."""
+    told = as_typed(error, typed_names(called_command(cli, words)))
+    click.echo(f"Error: {told}", err=True)
+    sys.exit(error.exit_status)
 
 
 def _cause(error: BaseException) -> AtelierError | None:

@@ -100,7 +100,8 @@ def run(pairs: tuple[str, ...], suite: str | None, space: str | None, objectives
     from infra.prefect_server import prefect_server
     from infra.settings import load_settings
 
-    from flows.request import check_request, make_request, parse_options, read_suite  # isort: skip
+    from flows.checks import check_request  # isort: skip
+    from flows.request import make_request, parse_options, read_suite  # isort: skip
     from infra.store import open_store  # isort: skip
 
     options = parse_options(list(pairs))

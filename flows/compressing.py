@@ -20,9 +20,10 @@ from infra.artifacts import find, read_file
 from infra.context import StageContext
 from infra.datasets import names
 from infra.datasets.card import DatasetRef
+from infra.datasets.dataset import open_dataset
 from infra.errors import InvalidOptionError
 from infra.registry import ModelVersion, Registry
-from tasks.compress import TABLE_FILE, CompressSettings
+from tasks.compress import TABLE_FILE, CompressSettings, check_compression
 from tasks.package import read_json
 from tasks.register import Registered, enlist_compressed
 from tasks.train import Trained
@@ -84,7 +85,7 @@ def compress(
 
     Raises:
         ModelNotFoundError: no such version.
-        InvalidOptionError: it was not trained in this workspace, or what it was trained from is gone.
+        InvalidOptionError: it was not trained in this workspace, what it was trained from is gone, or there is nothing to try.
         BudgetNotMetError: strict_budget, and nothing fits.
     """
     begin = time.monotonic()
@@ -105,6 +106,10 @@ def compress(
             "data": source.data,
             "trained": source.trained,
         }
+        preset = find_algorithm(version.algorithm)
+        rows = open_dataset(context.store, source.data, context.settings.cache_path).card.num_rows
+        if left_out := check_compression(preset, preset.config(source.config), settings, rows):
+            context.report({"kind": "log", "message": f"compress: {left_out}"})
         packaged = run_stage(package_stage, times, **common, lineage=source.lineage)
         found = run_stage(compress_stage, times, **common, package=packaged, settings=settings)
         assert found.table is not None, "mode none was refused"

@@ -54,8 +54,10 @@ def monitor(model: str, hours: float = 24.0, until: str = "", bars: dict[str, An
         InputError: no such model, or its training data is not in this workspace.
     """
     held_to = make_bars(bars or {})
-    if not 0 < hours <= 24 * 366 or not 0 <= candidates <= 10_000:
-        raise InvalidOptionError("monitoring", ["hours: above 0, at most 8784 (a year); candidates: 0 to 10,000"])
+    problems = [] if 0 < hours <= 24 * 366 else [f"hours: must be above 0 and at most 8784, a year (got {hours:g})"]
+    problems += [] if 0 <= candidates <= 10_000 else [f"candidates: must be 0 to 10,000 (got {candidates})"]
+    if problems:
+        raise InvalidOptionError("monitoring", problems)
     times: list[StageTime] = []
     with open_context() as context, stage_context(context):
         version = Registry(context.settings, context.store).get(model)

@@ -51,7 +51,7 @@ def batch_predict(model: str, inputs: list[str], output: str, rows_per_part: int
     """
     begin = time.monotonic()
     if not 1 <= rows_per_part <= 1_000_000 or not inputs:
-        raise InvalidOptionError("batch-predict", ["give at least one input, and rows_per_part between 1 and 1,000,000"])
+        raise InvalidOptionError("batch-predict", ["give at least one input, and `rows_per_part` between 1 and 1,000,000"])
     check_output(output)
     times: list[StageTime] = []
     with open_context(fresh=fresh) as context, stage_context(context):

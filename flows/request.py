@@ -9,21 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from algorithms.catalog import find_algorithm
 from algorithms.compression.recipes import Mode
 from algorithms.search_space import split_options
 from algorithms.spec import Algorithm, Config
-from infra._registry_version import check_name
 from infra.context import Backend
-from infra.datasets.card import DatasetRef
-from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
-from infra.settings import Settings
-from infra.store import Store
+from infra.errors import InvalidOptionError
 from infra.workers import parse_workers
 from tasks._tuning.plan import Objective, Pruner, Sampler, TuneSettings
 from tasks.compress import CompressSettings
-from tasks.import_data import check_source
-from tasks.tune import check_tuning
 
 OnInvalid = Literal["quarantine", "repair", "fail"]
 
@@ -196,62 +189,6 @@ def make_request(**values: Any) -> RunRequest:
         raise InvalidOptionError("the run", explain(error, list(RunRequest.model_fields))) from None
 
 
-def check_request(request: RunRequest, settings: Settings, store: Store) -> tuple[Algorithm, Config]:
-    """The algorithm and its config, once everything that can be known beforehand is known to be right.
-
-    Raises:
-        UnknownAlgorithmError, InvalidOptionError, NotEnoughSlotsError, SourceNotFoundError, StoreAccessError, StoreUnavailableError.
-    """
-    algorithm = find_algorithm(request.algorithm)
-    config = check_options(algorithm, request.split_options(algorithm)[0])
-    if abs(sum(request.ratios) - 1) > 1e-6 or min(request.ratios) < 0 or request.ratios[0] == 0 or request.ratios[2] == 0:
-        problem = f"ratios: must be shares of train, valid and test that add up to 1, train and test above 0 (got {request.ratios})"
-        raise InvalidOptionError("the run", [problem])
-    _check_search(request, algorithm, config)
-    _check_timeline(request, settings)
-    least = parse_workers(request.workers).least
-    if settings.cluster == "local" and least > settings.slots:
-        raise NotEnoughSlotsError(least, settings.slots, "local")
-    if request.name:
-        check_name(request.name)
-    check_source(store, request.data)
-    store.write_bytes("atelier.json", json.dumps({"format": 1}).encode())  # proves that the workspace can be written
-    try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreAccessError(str(settings.state_dir), f"its folder cannot be made ({error.strerror})", "Set ATELIER_WORKSPACE.") from None
-    return algorithm, config
-
-
-def _check_timeline(request: RunRequest, settings: Settings) -> None:
-    """Refuse a timeline that nobody would write."""
-    if not request.timeline:
-        return
-    problems = []
-    if parse_workers(request.workers).most < 2 or (request.backend or settings.backend) == "torch":
-        problems.append("timeline: Horovod writes it, which takes 2 workers or more and the back end horovod or auto")
-    if not Path(request.timeline).expanduser().absolute().parent.is_dir():
-        problems.append(f"timeline: there is no folder {Path(request.timeline).parent}")
-    if problems:
-        raise InvalidOptionError("the run", problems)
-
-
-def _check_search(request: RunRequest, algorithm: Algorithm, config: Config) -> None:
-    """Refuse what only a search or a compression would use where none was asked for, and a search that cannot be made."""
-    plain = type(request).model_fields
-    unused = []
-    if request.trials is None:
-        unused += [(name, "trials") for name in ("time_limit", "sampler", "pruner", "objectives", "space")]
-    if request.compress == "none":
-        unused += [(name, "compress") for name in ("max_accuracy_loss", "max_latency_ms", "max_size_mb", "strict_budget")]
-    problems = [f"{name}: is of use only with {needs}" for name, needs in unused if getattr(request, name) != plain[name].default]
-    if problems:
-        raise InvalidOptionError("the run", problems)
-    search = request.tune_settings(algorithm)
-    if search is not None:
-        check_tuning(algorithm.name, config.model_dump(mode="json"), DatasetRef(digest="0" * 64, kind=algorithm.modality), search)
-
-
 def read_suite(path: str) -> dict[str, Any]:
     """A suite file as JSON.
 
@@ -261,7 +198,8 @@ def read_suite(path: str) -> dict[str, Any]:
     try:
         suite = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidOptionError("--suite", [f"{path}: {error}"], "It must be a Great Expectations suite as JSON.") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InvalidOptionError("--suite", [f"{path}: {reason}"], "It must be a Great Expectations suite as JSON.") from None
     if not isinstance(suite, dict):
         raise InvalidOptionError("--suite", [f"{path}: must hold a JSON object with 'expectations'"])
     return suite

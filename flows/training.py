@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from algorithms.compression.recipes import Mode
-from algorithms.spec import Algorithm
+from algorithms.spec import Algorithm, Config
 from algorithms.user_code import digests
 from flows.artifacts import show_data, show_gallery_page, show_progress, show_result
+from flows.checks import check_data, check_request, check_slots, version_policy
 from flows.embedded import embedded_flow, open_context
-from flows.request import RunRequest, check_request, make_request
+from flows.request import RunRequest, make_request
 from flows.result import RunResult, trials_in_words
 from flows.stages import StageTime, record_stages, run_stage, stage, stage_context
 from infra.artifacts import Artifact, fetch
@@ -90,7 +91,7 @@ def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | No
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
     times: list[StageTime] = []
-    found = get_data(request, algorithm, options, times, context)
+    found = get_data(request, algorithm, config, times, context)
     model = _make_model(request, algorithm, options, found, times, context)
     registered = (decide or _register)(
         context,
@@ -132,9 +133,11 @@ def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | No
     return result
 
 
-def get_data(request: RunRequest, algorithm: Algorithm, options: dict[str, Any], times: list[StageTime], context: StageContext) -> _Data:
+def get_data(request: RunRequest, algorithm: Algorithm, config: Config, times: list[StageTime], context: StageContext) -> _Data:
     """Imported, judged and, where that was asked for, expanded."""
+    options = config.model_dump(mode="json")
     source = _import(request, algorithm, options, times, context)
+    check_data(request, algorithm, config, open_dataset(context.store, source, context.settings.cache_path).card)
     name = request.name or default_name(source.name or request.data).lower()
     checked = run_stage(
         validate_stage,
@@ -151,7 +154,10 @@ def get_data(request: RunRequest, algorithm: Algorithm, options: dict[str, Any],
         context.report({"kind": "log", "message": f"warning: {warning}"})
     card = open_dataset(context.store, checked.data, context.settings.cache_path).card
     show_data(name, card, checked.num_invalid, where(context, checked.report))
-    return _Data(name, source, checked, _augment(request, algorithm, options, checked.data, times))
+    check_slots(request, algorithm, context)
+    for left_out in check_data(request, algorithm, config, card):  # again: what was set aside is missing now
+        context.report({"kind": "log", "message": f"compress: {left_out}"})
+    return _Data(name, source, checked, _augment(request, algorithm, config, checked.data, times, context))
 
 
 def _make_model(
@@ -212,14 +218,14 @@ def _tell_broken(checked: Validated, context: StageContext) -> None:
     )
 
 
-def _augment(request: RunRequest, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, times: list[StageTime]) -> DatasetRef:
+def _augment(
+    request: RunRequest, algorithm: Algorithm, config: Config, data: DatasetRef, times: list[StageTime], context: StageContext
+) -> DatasetRef:
     """The version with more training samples, where that was asked for."""
-    if not request.balance and request.expand == 1:
+    policy, options = version_policy(request, algorithm, config), config.model_dump(mode="json")
+    if policy is None:
         return data
-    policy = options.get("augment", "none")
-    if algorithm.modality == "table" and policy not in ("noise", "smote"):
-        policy = "noise" if algorithm.task.endswith("regression") else "smote"
-    return run_stage(
+    made = run_stage(
         augment_stage,
         times,
         data=data,
@@ -228,7 +234,10 @@ def _augment(request: RunRequest, algorithm: Algorithm, options: dict[str, Any],
         expand=request.expand,
         seed=int(options["seed"]),
         no_flip=list(options.get("no_flip", ())),
-    ).data
+    )
+    told = policy if isinstance(policy, str) else ", ".join(step["name"] for step in policy)
+    context.report({"kind": "log", "message": f"{sum(made.added.values()):,} training samples added by {told}"})
+    return made.data
 
 
 def _gallery(name: str, algorithm: Algorithm, options: dict[str, Any], data: DatasetRef, context: StageContext) -> Artifact | None:

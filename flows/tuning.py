@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.user_code import digests
 from flows.artifacts import artifact_key
+from flows.checks import check_request
 from flows.embedded import embedded_flow, open_context
-from flows.request import OnInvalid, check_request, make_request
+from flows.request import OnInvalid, make_request
 from flows.result import trials_in_words
 from flows.stages import StageTime, run_stage, stage_context
 from flows.training import get_data, tune_stage, where
@@ -104,9 +105,9 @@ def tune(
     )
     with open_context(fresh=fresh) as context, stage_context(context):
         preset, config = check_request(request, context.settings, context.store)
-        values, times = config.model_dump(mode="json"), list[StageTime]()
-        found = get_data(request, preset, values, times, context)
-        search = request.tune_settings(preset)
+        times: list[StageTime] = []
+        found = get_data(request, preset, config, times, context)
+        values, search = config.model_dump(mode="json"), request.tune_settings(preset)
         assert search is not None, "trials are asked for"
         tuned: Tuned = run_stage(
             tune_stage, times, algorithm=preset.name, config=values, data=found.data, settings=search, code=digests(values)

@@ -164,7 +164,7 @@ class BudgetNotMetError(AtelierError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"No compressed model is within the budget ({self.budget}). {self.reason}. All that was measured: {self.table}. Allow more, or leave "
-            "out --strict-budget to ship fp32 in this case."
+            "out --strict-budget (strict_budget from Python) to ship fp32 in this case."
         )
 
 
@@ -196,7 +196,10 @@ class InvalidSettingError(InputError, ValueError):
 
 
 class InvalidOptionError(InputError, ValueError):
-    """One or more options are unknown or out of range; all faults at once."""
+    """One or more options are unknown or out of range; all faults at once.
+
+    ``problems`` begin with the parameter ("trials: ..."), and name others in backquotes, so that the command line can put its options there.
+    """
 
     def __init__(self, what: str, problems: list[str], hint: str = "") -> None:
         super().__init__(what, problems, hint)

@@ -16,7 +16,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +25,12 @@ from infra._supervisor import start_supervised
 from infra.errors import ServiceError, StoreAccessError
 from infra.settings import Settings
 
-STARTUP_TIMEOUT_S = 120.0
+_LAST_WORDS = 2000  # characters
+_WHO = "The embedded Prefect server"
 _own_urls: set[str] = set()
 LOGGING_CONFIG = Path(__file__).with_name("prefect_logging.yml")
+SERVER_LOGGING_CONFIG = Path(__file__).with_name("prefect_server_logging.yml")
+_MOST_LOG = 1 << 20  # bytes of earlier runs
 
 
 def quiet_environment() -> dict[str, str]:
@@ -80,17 +83,33 @@ def make_template(settings: Settings) -> Path:
     code = "import asyncio; from prefect.server.database import provide_database_interface as p; asyncio.run(p().create_db())"
     environment = {**os.environ, **quiet_environment(), "PREFECT_API_DATABASE_CONNECTION_URL": _database_url(partial)}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=STARTUP_TIMEOUT_S * 2, check=False
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=settings.start_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            told = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+            raise ServiceError("The Prefect database", _too_slow(settings.start_s, told)) from None
         if done.returncode != 0:
-            raise ServiceError("The Prefect database", done.stderr[-2000:])
+            raise ServiceError("The Prefect database", f"it ended with status {done.returncode}. {_last_words(done.stderr)}")
         _fold_journal(partial)
         partial.replace(target)
     finally:
         for left in partial.parent.glob(partial.name + "*"):
             left.unlink(missing_ok=True)
     return target
+
+
+def _last_words(text: str, log: Path | None = None) -> str:
+    where = f" (all of it: {log})" if log is not None else ""
+    return f"Its last words{where}:\n{text.strip()[-_LAST_WORDS:]}" if text.strip() else f"It wrote nothing{where}."
+
+
+def _too_slow(waited_s: float, text: str) -> str:
+    """That it took too long, how busy the machine is, and what to do; with what it wrote, if anything."""
+    busy = f"the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    told = f"it was not ready within {waited_s:g} s ({busy}). Wait for a quieter moment, or raise ATELIER_START_S."
+    return f"{told} {_last_words(text)}" if text.strip() else told
 
 
 def _fold_journal(database: Path) -> None:
@@ -116,16 +135,21 @@ class EmbeddedServer:
                 partial.replace(database)
         except OSError as error:
             raise StoreAccessError(str(self.home), str(error.strerror or error), "Give it room and permission to write.") from None
+        self.patience_s = settings.start_s
         self.log = self.home / "server.log"
+        with suppress(FileNotFoundError):  # the first run here; or another one that starts just now was faster
+            if self.log.stat().st_size > _MOST_LOG:
+                self.log.replace(self.log.with_name("server.log.1"))
         listening = socket.create_server(("127.0.0.1", 0))  # bound here, so that nobody can take the port in between
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         environment = {
             **os.environ,
             **quiet_environment(),
+            "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_DATABASE_CONNECTION_URL": _database_url(database),
             "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECTSERVER_LOGGING_CONFIG_LEVEL": "WARNING",
             "PREFECT_UI_ENABLED": "0",
             "PREFECT__SERVER_EPHEMERAL": "1",
             "PREFECT__SERVER_FINAL": "1",
@@ -135,25 +159,39 @@ class EmbeddedServer:
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += ["--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]
         with self.log.open("ab") as log, listening:
+            self._log_start = log.tell()  # what stands before is of earlier runs
             self.process = start_supervised(command, env=environment, output_fd=log.fileno(), pass_fds=[listening.fileno()], grace_s=3.0)
 
     def wait(self) -> str:
         """The API's URL, once it answers.
 
         Raises:
-            ServiceError: it ended, or did not answer in time; with the end of its log.
+            ServiceError: it ended, or did not answer in time: which of them, how it answered last, and its own last words.
         """
-        end = time.monotonic() + STARTUP_TIMEOUT_S
+        end, answered = time.monotonic() + self.patience_s, "nothing"
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                break
+                raise ServiceError(_WHO, f"it ended by itself{self._status()}. {self._last_words()}")
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
                     if answer.status == 200:
                         return self.url
-            except (urllib.error.URLError, OSError):
+                    answered = f"status {answer.status}"
+            except (urllib.error.URLError, OSError) as error:
+                answered = str(error)
                 time.sleep(0.05)
-        raise ServiceError("The embedded Prefect server", f"see {self.log}: {self.log.read_text(errors='replace')[-2000:]}")
+        raise ServiceError(_WHO, f"{_too_slow(self.patience_s, '')} Its last answer: {answered}. {self._last_words()}")
+
+    def _status(self) -> str:
+        """How the server ended, if its supervisor could still tell."""
+        assert self.process.stdout is not None
+        told = [line.split() for line in self.process.stdout.read().decode(errors="replace").splitlines()]
+        return next((f" with status {words[1]}" for words in told if len(words) > 1 and words[0] == "exited"), "")
+
+    def _last_words(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return _last_words(log.read().decode(errors="replace"), self.log)
 
     def __enter__(self) -> EmbeddedServer:
         return self

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     wait_s: Annotated[float, Field(gt=0)] = Field(
         default=300.0, description="How long a training may have fewer workers than it needs before it gives up, seconds."
     )
+    start_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="How long a run waits for the Prefect server that it starts for itself, seconds."
+    )
     hang_s: Annotated[float, Field(gt=0)] = Field(
         default=300.0, description="How long a rank may stand still while others wait for it before it is replaced, seconds."
     )

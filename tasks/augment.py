@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from algorithms.augmentation.policies import parse_policy
 from algorithms.augmentation.steps import CutMix, MixUp
 from algorithms.catalog import find_algorithm
-from algorithms.user_code import digests
+from algorithms.user_code import digests, is_dotted
 from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
 from infra.datasets.card import SPLITS, DatasetRef
@@ -71,7 +71,7 @@ def augment(
         UserCodeError: the user's own policy failed; with its traceback.
     """
     dataset = open_dataset(context.store, data, context.settings.cache_path)
-    _check(dataset, policy, balance, expand)
+    check_augmentation(dataset.card.kind, bool(dataset.card.classes), policy, balance=balance, expand=expand)
     wanted = num_wanted(dataset.card.counts["train"], balance=balance, expand=expand)
     shown = show_gallery(data, policy, no_flip=no_flip, seed=seed, context=context) if data.kind == "image" else None
     if not any(wanted.values()):
@@ -129,27 +129,50 @@ def name_copies(copies: Mapping[str, int], taken: set[str]) -> dict[str, list[st
     return names
 
 
-def _check(dataset: Dataset, policy: PolicyOption, balance: bool, expand: int) -> None:
+def row_policy(option: str, *, regression: bool) -> str:
+    """The policy of a table's new version, from the option ``augment`` of the preset.
+
+    Raises:
+        InvalidOptionError: a function of the user's own, which changes encoded rows and cannot write rows of a table.
+    """
+    if is_dotted(option):
+        problem = f"augment: {option} works on encoded rows while a model learns; it cannot write the rows of a table"
+        hint = (
+            "Leave out `balance` and `expand` and let it add what you want; or write the version first, with augment=smote or noise, "
+            "and train on that."
+        )
+        raise InvalidOptionError("augmentation", [problem], hint)
+    if option in ROW_POLICIES:
+        return option
+    return "noise" if regression else "smote"
+
+
+def check_augmentation(kind: str, has_classes: bool, policy: PolicyOption, *, balance: bool, expand: int) -> None:
+    """Refuse a version that cannot be made.
+
+    Raises:
+        InvalidOptionError: all faults at once.
+    """
     problems = []
     if not 1 <= expand <= MOST_EXPANDED:
         problems.append(f"expand: {expand} is not from 1 to {MOST_EXPANDED}")
-    if balance and not dataset.card.classes:
+    if balance and not has_classes:
         problems.append("balance: this data has no classes to balance")
-    if dataset.card.kind == "image":
+    if kind == "image":
         try:
             steps = parse_policy(policy)
         except ValueError as error:
-            problems.append(f"policy: {error}")
+            problems.append(f"augment: {error}")
         else:
             mixing = [step.name for step in steps if isinstance(step, MixUp | CutMix)]
             if mixing:
-                problems.append(f"policy: {', '.join(mixing)} mixes labels, which a data set cannot hold; it works in training only")
+                problems.append(f"augment: {', '.join(mixing)} mixes labels, which a data set cannot hold; it works in training only")
             if not steps:
-                problems.append("policy: none changes nothing; exact copies teach nothing new")
+                problems.append("augment: none changes nothing; exact copies teach nothing new")
     elif policy not in ROW_POLICIES:
-        problems.append(f"policy: {policy!r} is not for tables. Allowed: {', '.join(ROW_POLICIES)}")
-    elif policy == "smote" and not dataset.card.classes:
-        problems.append("policy: smote fills classes, and this data has none; use noise")
+        problems.append(f"augment: {policy!r} is not for tables. Allowed: {', '.join(ROW_POLICIES)}")
+    elif policy == "smote" and not has_classes:
+        problems.append("augment: smote fills classes, and this data has none; use noise")
     if problems:
         raise InvalidOptionError("augmentation", problems)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
+from algorithms.compression.beforehand import compression_fault, uncalibrated
 from algorithms.compression.choosing import Budget, Choice, Row, Speed, choose, uncertainty, worst_loss
 from algorithms.compression.recipes import BASELINE, Mode, Recipe, Search, next_recipes
 from algorithms.metrics import primary_metric
 from algorithms.run import RunSpec
+from algorithms.spec import Algorithm, Config
 from algorithms.trial import verb_modules
 from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
@@ -88,6 +91,7 @@ def compress(
         package: the fp32 package of ``trained``.
 
     Raises:
+        InvalidOptionError: see ``check_compression``.
         BudgetNotMetError: ``settings.strict``, and no compressed model is within the budget; the table is there nevertheless.
     """
     if settings.mode == "none":
@@ -100,6 +104,31 @@ def compress(
         where = f"{context.store.uri}/{table.key}/{TABLE_FILE}"
         raise BudgetNotMetError(_in_words(settings), content["reason"], where)
     return Compressed(package=Artifact(**content["package"]), chosen=content["chosen"], reason=content["reason"], table=table)
+
+
+def check_compression(algorithm: Algorithm, config: Config, settings: CompressSettings, num_rows: Mapping[str, int]) -> str:
+    """Refuse a compression that cannot come to anything, before a model is trained for it; what will be left out, in words.
+
+    Args:
+        num_rows: samples by split, as the model is going to learn from them.
+
+    Raises:
+        InvalidOptionError: there is nothing to measure it on, too little to calibrate with, or nothing to try and `strict`.
+    """
+    if settings.mode == "none":
+        return ""
+    search = _search(algorithm, config, settings)
+    fault = compression_fault(search, num_rows, strict=settings.strict)
+    if fault is not None:
+        raise InvalidOptionError("the compression", [fault[0]], fault[1])
+    num_train = num_rows.get("train", 0)
+    return f"{num_train} training samples are too few to calibrate int8, which is left out" if uncalibrated(search, num_train) else ""
+
+
+def _search(algorithm: Algorithm, config: Config, settings: CompressSettings) -> Search:
+    can = algorithm.engine.compressible(config)
+    options = config.model_dump(mode="json")
+    return Search(mode=settings.mode, can=can, config=options, max_loss=settings.max_accuracy_loss, gpu=can.fp16 and _has_gpu())
 
 
 def _in_words(settings: CompressSettings) -> str:
@@ -170,17 +199,10 @@ class _Search:
     def _try_all(self) -> None:
         """Make and judge candidates until there is nothing more to try."""
         card = open_dataset(self.context.store, self.data, self.context.settings.cache_path).card
-        if not card.num_rows.get("valid"):
-            problem = "the data has no validation split, and what compression costs is measured on it"
-            raise InvalidOptionError("--compress", [problem], "Import the data with a validation split, or leave out --compress.")
+        config = self.algorithm.config_type(**self.config)
+        check_compression(self.algorithm, config, self.settings, card.num_rows)
         self._make(BASELINE)
-        search = Search(
-            mode=self.settings.mode,
-            can=self.algorithm.engine.compressible(self.algorithm.config_type(**self.config)),
-            config=self.config,
-            max_loss=self.settings.max_accuracy_loss,
-            gpu=_has_gpu(),
-        )
+        search = _search(self.algorithm, config, self.settings)
         known: dict[str, float | None] = {}
         while recipes := next_recipes(search, known):
             for recipe in recipes:

@@ -78,6 +78,17 @@ def check_tuning(
     )
 
 
+def check_valid_split(num_valid: int) -> None:
+    """Raise if there is nothing to compare trials by.
+
+    Raises:
+        InvalidOptionError: no sample in the valid split.
+    """
+    if not num_valid:
+        problem = "trials: the data has no valid split, by which trials are compared"
+        raise InvalidOptionError("the tuning", [problem], "Give the valid split a share (`ratios`), or leave out `trials`.")
+
+
 def tune(
     algorithm: str,
     config: dict[str, Any],
@@ -103,9 +114,7 @@ def tune(
         TuningFailedError: no trial completed.
     """
     plan = check_tuning(algorithm, config, data, settings, code=code)
-    if not open_dataset(context.store, data, context.settings.cache_path).num_rows("valid"):
-        problem = "the data has no valid split, by which trials are compared; give it a share (ratios)"
-        raise InvalidOptionError("the tuning", [problem])
+    check_valid_split(open_dataset(context.store, data, context.settings.cache_path).num_rows("valid"))
     folder = f"tuning/{plan.key}"
     with alone(f"tuning-{plan.key}", context), _open_search(plan, folder, data, settings, context) as search:
         if search.has_work:

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms._package_images import decode_picture, group_by_size
+from algorithms.compression.recipes import CALIBRATION_BATCH
 from algorithms.package import Package
 from infra.datasets.dataset import Dataset
 from infra.errors import CompressionError
 
 Feeds = dict[str, NDArray[Any]]
 NUM_SAMPLES = 256
-BATCH = 32
+BATCH = CALIBRATION_BATCH
 
 
 def calibration_feeds(package: Package, data: Dataset, seed: int) -> list[Feeds]:

@@ -131,7 +131,7 @@ def _judged(row: Row, base: Row, kept: Row, faults: list[str], eligible: list[Ro
         return row.model_copy(update={"status": "baseline", "why": "what the others are compared with"})
     if row not in eligible:
         return row.model_copy(update={"status": "slower", "why": f"no faster than fp32 on this host ({_speedup(row):.2f} times its speed)"})
-    why = "not faster" if _speedup(row) <= _speedup(kept) else "as fast within the error of measurement, and larger or less accurate"
+    why = "not the fastest" if _speedup(row) <= _speedup(kept) else "as fast within the error of measurement, and larger or less accurate"
     return row.model_copy(update={"status": "fits", "why": why})
 
 

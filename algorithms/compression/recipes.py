@@ -12,6 +12,7 @@ Quantization = Literal["none", "static", "dynamic", "fp16"]
 
 PRUNED_SHARES = (0.3, 0.5, 0.7)
 TREE_SHARES = (0.5, 0.25)
+CALIBRATION_BATCH = 32  # samples; the ranges that fewer give are not those of the data
 _FINE_TUNING_SHARE = 0.3
 _LAST_TUNING_SHARE = 0.7
 _DISTILLED = 0.5

@@ -26,6 +26,7 @@ from algorithms.engines.calibrating import calibrate
 from algorithms.engines.loop import Training
 from algorithms.engines.pretrained import load_pretrained
 from algorithms.engines.scoring import predict
+from algorithms.engines.strided_convs import thin_out_first
 from algorithms.engines.torch_config import TorchConfig
 from algorithms.engines.torch_engine import TorchData, TorchEngine, TrainedModel
 from algorithms.run import Run
@@ -115,6 +116,8 @@ def _phases(engine: TorchEngine, config: TorchConfig, data: TorchData, *, from_s
 
 def _place(model: nn.Module, config: TorchConfig, device: torch.device) -> nn.Module:
     if getattr(config, "channels_last", False):
+        if device.type == "cpu":
+            thin_out_first(model)
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 

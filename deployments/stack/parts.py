@@ -21,7 +21,7 @@ from infra.access import (
     prefect_client_variables,
     prefect_server_variables,
 )
-from infra.prefect_server import quiet_environment
+from infra.prefect_server import SERVER_LOGGING_CONFIG, quiet_environment
 from infra.settings import Settings
 
 
@@ -79,6 +79,7 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
                 **common,
                 **_prefect_server(api if is_loopback(options.host) else "/api", databases),
                 **prefect_server_variables(settings),
+                "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
                 "PREFECT_API_URL": None,
                 "OMP_NUM_THREADS": None,
             },

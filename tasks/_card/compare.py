@@ -124,7 +124,7 @@ def learning_curves(first: Side, second: Side) -> list[Markup]:
             if len(points := _points(side, f"valid_{key}")) > 1
         ]
         if series:
-            charts.append(curves.line_chart(f"curve-{key}", title, series, log=None if key == "loss" else False))
+            charts.append(curves.line_chart(f"curve-{key}", title, series, log=None if key == "loss" else False, within=words.bounds(key)))
     return charts
 
 

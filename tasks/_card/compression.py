@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks._card import svg
-from tasks._card.words import metric_name
+from tasks._card.words import bounds, metric_name
 
 _WIDTH, _HEIGHT = 560.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 20.0, 36.0, 34.0
@@ -34,10 +34,10 @@ def accuracy_over_latency(name: str, table: Mapping[str, Any]) -> Markup:
     metric = metric_name(table["metric"])
     xs, ys = [row["speed"]["1"]["p50_ms"] for row in rows], [row["metric"] for row in rows]
     low, high = min(xs) / 1.25, max(xs) * 1.25
-    pad = (max(ys) - min(ys)) * 0.15 or abs(max(ys)) * 0.02 or 1.0
+    y_low, y_high = svg.padded(ys, 0.15, bounds(table["metric"]))
     x = svg.logarithmic(low, high, _LEFT, _WIDTH - _RIGHT)
-    y = svg.linear(min(ys) - pad, max(ys) + pad, _HEIGHT - _BOTTOM, _TOP)
-    body = _axes(x, y, (low, high), (min(ys) - pad, max(ys) + pad), metric)
+    y = svg.linear(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
+    body = _axes(x, y, (low, high), (y_low, y_high), metric)
     labels = svg.spread([y(value) for value in ys], 13, _TOP, _HEIGHT - _BOTTOM - 2)
     for row, latency, value, label_y in zip(rows, xs, ys, labels, strict=True):
         shipped = row["status"] == "chosen"
@@ -74,7 +74,7 @@ def _axes(x: svg.Scale, y: svg.Scale, xs: tuple[float, float], ys: tuple[float, 
 
 def compression_table(table: Mapping[str, Any]) -> Markup:
     """Every candidate with all its figures; the shipped one stands out. Latency is that of one sample, ms."""
-    heads = "".join(f"<th>{escape(head.format(metric=metric_name(table['metric'])))}</th>" for head in _HEADS)
+    heads = "".join(f'<th scope="col">{escape(head.format(metric=metric_name(table["metric"])))}</th>' for head in _HEADS)
     rows = "".join(_table_row(row) for row in table["rows"])
     host, test = table["host"], table["test"]
     note = (
@@ -84,7 +84,7 @@ def compression_table(table: Mapping[str, Any]) -> Markup:
         f"the shipped model {_figure(test['shipped'])}."
     )
     return Markup(  # every text went through `escape`
-        f'<div class="scroll"><table class="numbers" style="font-size: 0.84em"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table class="numbers dense"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<p class="note">{note}</p>'
     )
 
@@ -103,10 +103,11 @@ def _table_row(row: Mapping[str, Any]) -> str:
         _short(row["num_parameters"]),
     ]
     shown: Sequence[str] = [f"<td>{cell}</td>" for cell in cells]
-    words = f'<br><span class="soft">{escape(_outcome(row))}</span>'
-    head = f'<th style="min-width: 10em" title="{escape(row["done"], quote=True)}">{escape(row["name"])}{words}</th>'
-    css = ' class="main"' if row["status"] == "chosen" else ""
-    return f"<tr{css}>{head}{''.join(shown)}</tr>"
+    head = f'<th scope="row" title="{escape(row["done"], quote=True)}">{escape(row["name"])}</th>'
+    css = "main told" if row["status"] == "chosen" else "told"
+    # The words get a line of their own: beside nine figures they would make the table wider than the page.
+    words = f'<tr class="words"><td colspan="{len(_HEADS)}">{escape(_outcome(row))}</td></tr>'
+    return f'<tr class="{css}">{head}{"".join(shown)}</tr>{words}'
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

@@ -34,12 +34,6 @@ class _Frame:
     bottom: float
 
 
-def _padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    pad = (high - low) * share or abs(high) * 0.05 or 1.0
-    return low - pad, high + pad
-
-
 def _frame(
     xs: tuple[float, float],
     ys: tuple[float, float],
@@ -67,11 +61,18 @@ def _frame(
 
 
 def line_chart(
-    name: str, title: str, series: Sequence[Series], *, mark: tuple[float, str] | None = None, log: bool | None = None
+    name: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    mark: tuple[float, str] | None = None,
+    log: bool | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> Markup:
     """Lines over epochs, each labelled at its end; ``mark`` is a vertical line at an x with a word.
 
     ``log`` None: a logarithmic y axis if all values are positive and the largest is more than 30 times the smallest.
+    ``within``: what the values can be (``words.bounds``); a linear axis does not go beyond it.
     """
     series = [s for s in series if s.points]
     values = [y for s in series for _, y in s.points]
@@ -80,7 +81,7 @@ def line_chart(
         return Markup("")
     if log is None:
         log = min(values) > 0 and max(values) > 30 * min(values)
-    low, high = (min(values) / 1.15, max(values) * 1.15) if log else _padded(values)
+    low, high = (min(values) / 1.15, max(values) * 1.15) if log else svg.padded(values, within=within)
     if not log and min(values) >= 0:
         low = max(low, 0.0)
     xs = (min(epochs), max(epochs)) if max(epochs) > min(epochs) else (min(epochs) - 1, max(epochs) + 1)
@@ -91,7 +92,7 @@ def line_chart(
         left_of = at > frame.right - 80
         body += [
             svg.line(at, _TOP, at, frame.bottom, "mark"),
-            svg.text(at + (-5 if left_of else 5), _TOP + 4, mark[1], "note", "end" if left_of else "start"),
+            svg.text(at + (-5 if left_of else 5), _TOP - 5, mark[1], "note", "end" if left_of else "start"),
         ]
     ends = svg.spread([frame.y(s.points[-1][1]) for s in series], 15, _TOP, frame.bottom - 4)
     for one, label_y in zip(series, ends, strict=True):
@@ -114,7 +115,7 @@ def predicted_vs_true(name: str, points: Sequence[tuple[float, float]]) -> Marku
     """Predicted values over true ones, with the line on which a perfect model would lie."""
     if not points:
         return Markup("")
-    low, high = _padded([v for point in points for v in point], 0.04)
+    low, high = svg.padded([v for point in points for v in point], 0.04)
     frame = _frame((low, high), (low, high), "true", "Predicted, over true", right=44)
     body = [*frame.body, svg.line(frame.x(low), frame.y(low), frame.x(high), frame.y(high), "ideal")]
     body += [svg.dot(frame.x(t), frame.y(p), 2.6, "cloud") for t, p in points]
@@ -130,7 +131,7 @@ def residuals(name: str, points: Sequence[tuple[float, float]]) -> Markup:
     errors = [p - t for t, p in points]
     reach = max(abs(e) for e in errors) * 1.05 or 1.0
     frame = _frame(
-        _padded([p for _, p in points], 0.04), (-reach, reach), "predicted", "Residual (predicted − true), over predicted", right=76
+        svg.padded([p for _, p in points], 0.04), (-reach, reach), "predicted", "Residual (predicted − true), over predicted", right=76
     )
     body = [*frame.body, svg.line(_LEFT, frame.y(0), frame.right, frame.y(0), "ideal")]
     body += [svg.dot(frame.x(p), frame.y(e), 2.6, "cloud") for (_, p), e in zip(points, errors, strict=True)]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tasks._card import bars
 from tasks._card.explain_charts import Row, class_curves, interval_rows, reliability_diagram
-from tasks._card.words import figure, metric_name, plural
+from tasks._card.words import bounds, figure, metric_name, plural
 
 Read = Callable[[str], bytes]
 MOST_SLICES = 12
@@ -31,15 +31,18 @@ def advice_list(advice: Sequence[Mapping[str, Any]]) -> Markup:
     return Markup('<ul class="advice">{}</ul>').format(Markup("").join(items))
 
 
+def advice_finding(advice: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence: how much advice there is."""
+    warnings = sum(one["severity"] == "warning" for one in advice)
+    hints = len(advice) - warnings
+    return ", ".join([plural(warnings, "warning") if warnings else "No warning"] + ([plural(hints, "hint")] if hints else [])) + "."
+
+
 def explain_finding(figures: Mapping[str, Any]) -> str:
-    """One sentence: how sure the main figure is, and how much advice there is."""
+    """One sentence: how sure the main figure is; empty if that was not looked at."""
     name = figures["metric"]["name"]
-    interval, warnings = figures["intervals"].get(name), sum(one["severity"] == "warning" for one in figures["advice"])
-    parts = []
-    if interval:
-        parts.append(f"{metric_name(name)} between {figure(interval['low'])} and {figure(interval['high'])} (95 %)")
-    parts.append(plural(warnings, "warning") if warnings else "no warning")
-    return "; ".join(parts) + "."
+    interval = figures["intervals"].get(name)
+    return f"{metric_name(name)} between {figure(interval['low'])} and {figure(interval['high'])} (95 %)." if interval else ""
 
 
 def explain_section(figures: Mapping[str, Any], read: Read) -> Markup:
@@ -49,7 +52,7 @@ def explain_section(figures: Mapping[str, Any], read: Read) -> Markup:
         figures: ``explain.json``.
         read: a file of the artifact, by name: its pictures.
     """
-    parts = [Markup("<h3>Advice</h3>"), advice_list(figures["advice"]), _sampled(figures), _intervals(figures)]
+    parts = [_sampled(figures), _intervals(figures)]
     parts += [_class_charts(figures), _thresholds(figures), _slices(figures), _robustness(figures), _importance(figures)]
     parts += [_looks(figures, read), _worst(figures, read), _suspects(figures, read)]
     return Markup("\n").join(part for part in parts if part)
@@ -142,7 +145,9 @@ def _slices(figures: Mapping[str, Any]) -> Markup:
         for one in entries
     ]
     overall = figures["intervals"].get(name)
-    chart = interval_rows("slices", f"{metric_name(name)} by slice", rows, mark=(overall["value"], "all") if overall else None)
+    chart = interval_rows(
+        "slices", f"{metric_name(name)} by slice", rows, mark=(overall["value"], "all") if overall else None, within=bounds(name)
+    )
     words = "The weakest parts of the test split, with 95 % intervals. Orange: worse than the rest beyond chance."
     return Markup('<h3>Slices</h3><p class="note">{}</p><figure>{}</figure>').format(words, chart)
 
@@ -152,8 +157,9 @@ def _robustness(figures: Mapping[str, Any]) -> Markup:
     if not entries:
         return Markup("")
     rows = [Row(f"{one['kind']} {one['level']:g} {one['unit']}", "", one["figure"], one["low"], one["high"]) for one in entries]
-    title = f"{metric_name(figures['metric']['name'])} on disturbed input"
-    chart = interval_rows("robustness", title, rows, mark=(entries[0]["undisturbed"], "as it is"))
+    name = figures["metric"]["name"]
+    title = f"{metric_name(name)} on disturbed input"
+    chart = interval_rows("robustness", title, rows, mark=(entries[0]["undisturbed"], "as it is"), within=bounds(name))
     return Markup("<h3>{}</h3><figure>{}</figure>").format(title, chart)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,19 +86,28 @@ class Row:
     marked: bool = False
 
 
-def interval_rows(name: str, title: str, rows: Sequence[Row], *, mark: tuple[float, str] | None = None) -> Markup:
-    """A dot and a line from low to high for each row; ``mark`` is a figure to compare with, and its name."""
+def interval_rows(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    *,
+    mark: tuple[float, str] | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Markup:
+    """A dot and a line from low to high for each row; ``mark`` is a figure to compare with, and its name.
+
+    ``within``: what the figures can be (``words.bounds``); the axis does not go beyond it.
+    """
     if not rows:
         return Markup("")
     left = min(max(svg.text_width(svg.clip(row.label, 38), 13) for row in rows) + 12, 270)
     right = max(svg.text_width(row.note, 12) for row in rows) + 60
     values = [value for row in rows for value in (row.low, row.high)] + ([mark[0]] if mark else [])
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.05 or abs(high) * 0.05 or 0.05
-    x = svg.linear(low - pad, high + pad, left, _ROWS_WIDTH - right)
+    low, high = svg.padded(values, 0.05, within)
+    x = svg.linear(low, high, left, _ROWS_WIDTH - right)
     top, bottom = 24.0, 24.0 + 22 * len(rows)
     body: list[str] = []
-    for value in svg.ticks(low - pad, high + pad, 5):
+    for value in svg.ticks(low, high, 5):
         body += [svg.line(x(value), top - 4, x(value), bottom), svg.text(x(value), bottom + 15, svg.number(value, 3), "tick", "middle")]
     if mark is not None:
         body += [svg.line(x(mark[0]), top - 6, x(mark[0]), bottom, "ideal"), svg.text(x(mark[0]), top - 10, mark[1], "note", "middle")]

@@ -35,11 +35,19 @@ def extra_sections(store: Store, extras: Any, validation: Artifact | None, train
         finding, body = compression.finding(table), compression.compression_section(table)
         found.append(Section(after="evaluation", id="compression", title="Compression", finding=finding, body=body))
     if extras.explained is not None:
-        files = ArtifactFiles(store, extras.explained)
-        figures = files.json("explain.json")
-        finding, body = explain.explain_finding(figures), explain.explain_section(figures, files.read)
-        found.append(Section(after="evaluation", id="explain", title="A closer look", finding=finding, body=body))
+        found += _of_explanation(ArtifactFiles(store, extras.explained))
     return found
+
+
+def _of_explanation(files: ArtifactFiles) -> list[Section]:
+    """What to do next, at the top of the page; and the figures that it comes from."""
+    figures = files.json("explain.json")
+    advice = figures["advice"]
+    finding, body = explain.explain_finding(figures), explain.explain_section(figures, files.read)
+    return [
+        Section(after="header", id="advice", title="Advice", finding=explain.advice_finding(advice), body=explain.advice_list(advice)),
+        Section(after="evaluation", id="explain", title="A closer look", finding=finding, body=body),
+    ]
 
 
 def _of_validation(files: ArtifactFiles) -> list[Section]:

@@ -169,7 +169,7 @@ def _training_charts(training: TrainingPart) -> list[str]:
     if metric == "loss":
         plans.pop(1)
     return [
-        curves.line_chart(name, title, series, mark=at, log=log)
+        curves.line_chart(name, title, series, mark=at, log=log, within=words.bounds(metric if name == "metric" else ""))
         for name, title, series, at, log in plans
         if max((len(s.points) for s in series), default=0) > 1
     ]

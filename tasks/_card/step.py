@@ -35,7 +35,7 @@ def step_finding(profile: Mapping[str, Any]) -> str:
 def step_section(profile: Mapping[str, Any]) -> Markup:
     """A row for each part, of ``profile`` in ``history.json``."""
     rows = [
-        Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td class="bar-cell">{}</td><td>{}</td></tr>').format(
+        Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td class="bar-cell">{}</td><td class="words soft">{}</td></tr>').format(
             part, f"{spent:.2f}", f"{share:.1%}", cell_bar(f"step-{part}", share, f"Share of {part}"), _MEANING.get(part, "")
         )
         for part, spent, share in step_shares(profile)

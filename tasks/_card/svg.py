@@ -107,6 +107,14 @@ def logarithmic(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: inner(math.log10(max(value, low)))
 
 
+def padded(values: Sequence[float], share: float = 0.06, within: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
+    """The ends of an axis for these values: a little beyond them, but not out of ``within``, where the values themselves are in it."""
+    low, high = min(values), max(values)
+    pad = (high - low) * share or abs(high) * 0.05 or 1.0
+    least, most = within if within[0] <= low and high <= within[1] else (-math.inf, math.inf)
+    return max(low - pad, least), min(high + pad, most)
+
+
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers between low and high: steps of 1, 2, 2.5 or 5 times a power of ten."""
     span = high - low

@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks._card import svg
-from tasks._card.words import duration, plural
+from tasks._card.words import bounds, duration, plural
 
 _WIDTH, _HEIGHT = 460.0, 262.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 24.0, 36.0, 30.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 48.0, 36.0, 30.0
 _AXIS_GAP = 120.0
 _MOST_AXES = 7
 _MOST_ROWS = 8
@@ -58,7 +58,7 @@ def history_chart(study: Study) -> Markup:
     best = [(number, better(value for other, value in complete if other <= number)) for number, _ in complete]
     values = [value for _, value in (*complete, *pruned)]
     x = svg.linear(0, max(len(study["trials"]) - 1, 1), _LEFT, _WIDTH - _RIGHT)
-    y, body = _y_axis(values, f"{metric['label']}, by trial")
+    y, body = _y_axis(values, f"{metric['label']}, by trial", metric)
     body += _whole_ticks(x, len(study["trials"]) - 1, "trial")
     steps = [point for a, b in itertools.pairwise(best) for point in ((a[0], a[1]), (b[0], a[1]))] + [best[-1]]
     body.append(svg.polyline([(x(a), y(b)) for a, b in steps], "line s1"))
@@ -91,10 +91,10 @@ def front_chart(study: Study) -> Markup:
         return Markup("")
     metric, cost = study["objectives"][:2]
     points = {trial["number"]: (trial["values"][1], trial["values"][0]) for trial in study["trials"] if trial["state"] == "complete"}
-    x_low, x_high = _padded([a for a, _ in points.values()])
+    x_low, x_high = svg.padded([a for a, _ in points.values()])
     x = svg.linear(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
     unit = f", {cost['unit']}" if cost["unit"] else ""
-    y, body = _y_axis([b for _, b in points.values()], f"{metric['label']}, over {cost['label']}{unit}")
+    y, body = _y_axis([b for _, b in points.values()], f"{metric['label']}, over {cost['label']}{unit}", metric)
     for value in svg.ticks(x_low, x_high, 5):
         body += [svg.text(x(value), _HEIGHT - _BOTTOM + 17, svg.number(value), "tick", "middle")]
     for number, (a, b) in points.items():
@@ -118,9 +118,9 @@ def parallel_chart(study: Study) -> Markup:
     metric = study["objectives"][0]
     values = [trial["values"][0] for trial in trials]
     shade = svg.linear(min(values), max(values), 0.08, 0.7) if metric["higher"] else svg.linear(max(values), min(values), 0.08, 0.7)
-    top, bottom, left = 44.0, 236.0, 40.0
+    top, bottom, left = 44.0, 236.0, max(40.0, svg.text_width(svg.clip(names[0], 17)) / 2 + 6)
     scales = [_option_scale(study["space"][name], bottom, top) for name in names]
-    scales.append(svg.linear(*_padded(values), bottom, top))
+    scales.append(svg.linear(*svg.padded(values, within=bounds(metric["label"])), bottom, top))
     body: list[str] = []
     for place, (name, scale) in enumerate(zip([*names, metric["label"]], scales, strict=True)):
         x = left + place * _AXIS_GAP
@@ -155,7 +155,9 @@ def table(study: Study) -> Markup:
         css = ' class="main"' if trial["number"] == study["best"] else ""
         rows.append(f"<tr{css}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return Markup(f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    return Markup(
+        f'<div class="scroll"><table class="numbers dense"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _trial(study: Study, number: int) -> Mapping[str, Any]:
@@ -166,14 +168,8 @@ def _words(value: Any) -> str:
     return svg.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–" if value is None else str(value)
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    return low - pad, high + pad
-
-
-def _y_axis(values: Sequence[float], label: str) -> tuple[svg.Scale, list[str]]:
-    low, high = _padded(values)
+def _y_axis(values: Sequence[float], label: str, metric: Study) -> tuple[svg.Scale, list[str]]:
+    low, high = svg.padded(values, within=bounds(metric["label"]))
     y = svg.linear(low, high, _HEIGHT - _BOTTOM, _TOP)
     body = [svg.text(0, 13, label, "head-text")]
     for value in svg.ticks(low, high):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 from algorithms.analysis.intervals import wilson as wilson  # among the words of a card
@@ -65,6 +66,17 @@ METRIC_NAMES = {
     "max_error": "Largest error",
     "r2": "R² (share of variance explained)",
 }
+
+
+_SHARES = {"accuracy", "balanced_accuracy", "auc", "average_precision"}
+_FAMILIES_OF_SHARES = ("precision", "recall", "f1")
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """Between which values a metric can be, so that no axis promises more: a share is 0 to 1, R² at most 1, an error at least 0."""
+    if metric in _SHARES or metric.startswith(_FAMILIES_OF_SHARES):
+        return 0.0, 1.0
+    return (-math.inf, 1.0) if metric == "r2" else (0.0, math.inf) if metric in METRIC_NAMES else (-math.inf, math.inf)
 
 
 def figure(value: float) -> str:

@@ -116,6 +116,31 @@ def endless_budget(folder: Path, digits: Path) -> list[str]:
     return [CNN, "--data", str(digits), "--compress", "auto", "--max-size-mb", "inf", "--max-latency-ms", "inf"]
 
 
+def a_budget_without_compression(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--max-accuracy-loss", "0.1", "--time-limit", "5"]
+
+
+def nothing_to_measure_on(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(pictures(folder, digits, {"1": 12, "2": 12})), "--splits", "80/0/20", "--compress", "auto"]
+
+
+def too_few_to_calibrate(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(pictures(folder, digits, {"1": 20, "2": 20})), "--compress", "quantize"]
+
+
+def nothing_to_compress(folder: Path, digits: Path) -> list[str]:
+    rows = "a,label\n" + "".join(f"{i},{'xy'[i % 2]}\n" for i in range(40))
+    return [LINEAR, "--data", table(folder, rows), "--set", "target=label", "--compress", "prune", "--strict-budget"]
+
+
+def own_policy_of_rows_and_balance(folder: Path, digits: Path) -> list[str]:
+    return [LINEAR, "--data", table(folder, "a,label\n1,x\n2,y\n"), "--set", "target=label", "--set", "augment=my_rows:grow", "--balance"]
+
+
+def own_loss_that_is_not_there(folder: Path, digits: Path) -> list[str]:
+    return [CNN, "--data", str(digits), "--set", "loss=no_such_module:loss"]
+
+
 def climbing_archive(folder: Path, digits: Path) -> list[str]:
     archive = folder / "data.tar"
     with tarfile.open(archive, "w") as tar:
@@ -137,12 +162,18 @@ CASES: list[tuple[Make, list[str]]] = [
     (unknown_option, ["epoch", "did you mean epochs"]),
     (option_out_of_range, ["epochs", "-3", "learning_rate", "fast"]),
     (too_many_workers, ["500", "slots"]),
-    (workers_upside_down, ["workers", "4:2", "below the smallest"]),
+    (workers_upside_down, ["--workers:", "4:2", "below the smallest"]),
     (too_many_at_least, ["500", "slots"]),
-    (no_trials, ["trials", "0"]),
+    (no_trials, ["--trials:", "got 0"]),
     (unknown_option_in_the_space, ["learning_rat", "did you mean learning_rate"]),
-    (one_objective_sampler_for_two, ["cmaes", "latency", "nsga2"]),
-    (endless_budget, ["max_size_mb", "max_latency_ms", "finite", "inf"]),
+    (one_objective_sampler_for_two, ["--sampler: cmaes", "latency", "nsga2"]),
+    (endless_budget, ["--max-size-mb:", "--max-latency-ms:", "finite", "inf"]),
+    (a_budget_without_compression, ["--max-accuracy-loss:", "--compress", "--time-limit:", "--trials"]),
+    (nothing_to_measure_on, ["--compress:", "valid split", "--splits"]),
+    (too_few_to_calibrate, ["--compress:", "at least 32 training samples", "has 28"]),
+    (nothing_to_compress, ["--strict-budget:", "nothing can be tried", "--compress prune"]),
+    (own_policy_of_rows_and_balance, ["my_rows:grow", "encoded rows", "--balance"]),
+    (own_loss_that_is_not_there, ["no_such_module:loss", "no module"]),
     (climbing_archive, ["..", "not safe"]),
 ]
 
@@ -163,6 +194,7 @@ def test_wrong_input_ends_with_status_2_and_one_message(
     for word in words:
         assert word in message, message
     assert not list(shared_services.glob("registry/log/*"))
+    assert not list(shared_services.glob("runs/*")), "something was trained before it was refused"
 
 
 def test_a_read_only_workspace_is_told(

@@ -75,6 +75,7 @@ def test_options_are_searched_and_the_model_is_made_small_in_one_run(shared_serv
     card = Path(first.run_card).read_text()
     for section in ("augmentation", "tuning", "compression", "explain"):
         assert f'<section id="{section}">' in card
+    assert card.index('<section id="advice">') < card.index('<section id="data">'), "what to do next stands on top"
     shown = {artifact["key"] for artifact in httpx.post(f"{prefect_api}/artifacts/filter", json={}, timeout=10).json()}
     assert "small-augmentation" in shown
 

@@ -21,7 +21,7 @@ from infra.errors import InvalidOptionError, UserCodeError
 from infra.settings import load_settings
 from infra.store import open_store
 from tasks._card.gallery import gallery_finding, gallery_markdown, gallery_section
-from tasks.augment import augment, name_copies, num_wanted, share_out, training_gallery
+from tasks.augment import augment, name_copies, num_wanted, row_policy, share_out, training_gallery
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -142,6 +142,13 @@ def test_what_cannot_be_is_told(context: StageContext, uneven: Path, policy: str
     data = import_source(context.store, str(uneven), "pets")
     with pytest.raises(InvalidOptionError, match=told):
         augment(data, policy, **{"balance": True, **more}, context=context)
+
+
+def test_the_policy_of_a_new_table_is_that_of_the_option_or_refused() -> None:
+    assert [row_policy(one, regression=False) for one in ("none", "noise", "smote")] == ["smote", "noise", "smote"]
+    assert row_policy("none", regression=True) == "noise"
+    with pytest.raises(InvalidOptionError, match="my_rows:grow works on encoded rows"):
+        row_policy("my_rows:grow", regression=False)
 
 
 def test_a_users_policy_that_raises_shows_its_own_traceback_once(

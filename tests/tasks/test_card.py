@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from algorithms.metrics import classification_metrics
 from tasks._card import bars, curves, findings, matrix, svg, words
+from tasks._card.compression import compression_section
 from tasks._card.model import (
     CardData,
     ClassScore,
@@ -30,11 +31,13 @@ from tasks._card.model import (
     Picture,
     Port,
     Quarantined,
+    Section,
     StageRow,
     TrainingPart,
     ValidationPart,
 )
 from tasks._card.render import render_card, summary_markdown
+from tests.tasks.test_compression_card import TABLE, row
 
 SECTIONS = ["data", "validation", "training", "evaluation", "package", "environment", "stages", "reproduce"]
 OUTSIDE = re.compile(
@@ -143,6 +146,15 @@ def full(classes: list[str] | None = None, **more: Any) -> CardData:
             **more,
         }
     )
+
+
+def with_a_wide_table() -> CardData:
+    rows = [
+        row(name, "chosen" if name == "prune-50-int8" else "over budget", 1 - place / 100)
+        for place, name in enumerate(("fp32", "int8", "prune-50", "prune-50-int8"))
+    ]
+    section = {"id": "compression", "title": "Compression", "body": compression_section({**TABLE, "rows": rows})}
+    return full(sections=[Section(after="evaluation", **section)])
 
 
 def regression() -> CardData:
@@ -315,6 +327,21 @@ def test_ticks_are_round_and_inside() -> None:
     assert svg.log_ticks(0.02, 3) == pytest.approx([0.03, 0.1, 0.3, 1, 3])
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "ends"),
+    [
+        ("accuracy", [0.5, 1.0], (0.47, 1.0)),
+        ("accuracy", [1.0, 1.0], (0.95, 1.0)),
+        ("f1_macro", [0.0, 0.5], (0.0, 0.53)),
+        ("r2", [-1.0, 1.0], (-1.12, 1.0)),
+        ("rmse", [0.0, 5.0], (0.0, 5.3)),
+        ("my_own_figure", [0.0, 1.0], (-0.06, 1.06)),
+    ],
+)
+def test_an_axis_ends_where_its_metric_ends(metric: str, values: list[float], ends: tuple[float, float]) -> None:
+    assert svg.padded(values, within=words.bounds(metric)) == pytest.approx(ends)
+
+
 def test_labels_that_would_overlap_are_moved_apart_inside_the_chart() -> None:
     placed = svg.spread([95, 96, 40], 15, 0, 100)
     assert placed[2] == 40
@@ -382,19 +409,23 @@ def chromium(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("make", [full, regression])
+@pytest.mark.parametrize("make", [with_a_wide_table, regression])
 def test_a_browser_shows_the_page_and_nothing_sticks_out_of_a_narrow_window(make: Callable[[], CardData], tmp_path: Path) -> None:
-    # A script in a page around the card measures it: the card itself runs none.
+    # A script in a page around the card measures it: the card itself runs none. At 400 pixels tables scroll, at 1,100 they fit.
     card = tmp_path / "card.html"
     card.write_text(render_card(make()).replace("default-src 'none'", "default-src 'none'; frame-ancestors *"), encoding="utf-8")
     frame = tmp_path / "frame.html"
     frame.write_text(
         '<iframe src="card.html" style="width:400px;height:800px;border:0" onload="const d = this.contentDocument.documentElement;'
-        " document.body.dataset.measured = [d.scrollWidth, d.scrollHeight, d.querySelectorAll('svg').length].join(' ')\"></iframe>",
+        " document.body.dataset.measured = [d.scrollWidth, d.scrollHeight, d.querySelectorAll('svg').length].join(' ')\"></iframe>"
+        '<iframe src="card.html" style="width:1100px;height:800px;border:0" onload="const d = this.contentDocument.documentElement;'
+        " document.body.dataset.cut = [...d.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length\"></iframe>",
         encoding="utf-8",
     )
     arguments = ["--allow-file-access-from-files", "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
-    measured = re.search(r'data-measured="(\d+) (\d+) (\d+)"', chromium(*arguments, folder=tmp_path).stdout)
+    page = chromium(*arguments, folder=tmp_path).stdout
+    measured = re.search(r'data-measured="(\d+) (\d+) (\d+)"', page)
+    assert 'data-cut="0"' in page, "a table is wider than the page"
     assert measured is not None
     width, height, num_charts = map(int, measured.groups())
     assert width <= 400

@@ -14,7 +14,7 @@ from PIL import Image
 
 from algorithms.analysis.calibration import expected_calibration_error, reliability
 from algorithms.analysis.curves import choose_thresholds, class_curves
-from tasks._card.explain import advice_list, explain_finding, explain_section
+from tasks._card.explain import advice_finding, advice_list, explain_finding, explain_section
 from tasks._card.explain_charts import Row, interval_rows
 
 NASTY = '<b>"cat" & co</b>'
@@ -66,7 +66,7 @@ def test_the_section_is_well_formed_and_escaped(classes: int) -> None:
     ET.fromstring("<div>" + re.sub(r"<(br|img [^>]*)>", r"<\1/>", html) + "</div>")
     assert "<b>" not in html
     assert html.count("<svg") == html.count("</svg>") >= 6
-    for name in ("Advice", "Scores", "Slices", "Where the network looks", "Hardest samples", "Labels that look wrong", "columns matter"):
+    for name in ("Scores", "Slices", "Where the network looks", "Hardest samples", "Labels that look wrong", "columns matter"):
         assert name in html
     assert ("Choice of a threshold" in html) == (classes == 2)
     assert "300 of 9,000 samples of the test split, chosen by seed 4" in html
@@ -88,7 +88,7 @@ def test_what_is_not_there_is_left_out() -> None:
         "thresholds": [],
     }
     html = explain_section(figures(**empty), picture)
-    assert "No rule had anything to say." in html
+    assert advice_list([]) == '<p class="note">No rule had anything to say.</p>'
     for name in (
         "Slices",
         "disturbed",
@@ -136,8 +136,10 @@ def test_advice_and_finding_in_words() -> None:
     html = advice_list([{"rule": "a", "severity": "warning", "text": "One."}, {"rule": "b", "severity": "info", "text": "Two."}])
     assert html.index("One.") < html.index("Two.")
     assert html.count("<li>") == 2
-    assert explain_finding(figures()) == "Accuracy between 0.7500 and 0.8500 (95 %); 1 warning."
-    assert explain_finding(figures(advice=[])).endswith("no warning.")
+    assert explain_finding(figures()) == "Accuracy between 0.7500 and 0.8500 (95 %)."
+    assert explain_finding(figures(intervals={})) == ""
+    assert advice_finding([{"severity": "warning"}, {"severity": "info"}, {"severity": "info"}]) == "1 warning, 2 hints."
+    assert advice_finding([]) == "No warning."
 
 
 def test_rows_with_intervals_are_drawn_where_they_belong() -> None:

@@ -50,8 +50,8 @@ def test_the_plot_marks_what_is_shipped_and_is_well_formed() -> None:
 
 def test_the_table_has_every_candidate_and_escapes_what_it_shows() -> None:
     section = str(compression_section(TABLE))
-    assert section.count("<tr") == 5
-    assert '<tr class="main"><th style="min-width: 10em" title="int8 &amp; calibrated">int8<br>' in section
+    assert section.count('<tr class="words">') == 4
+    assert '<tr class="main told"><th scope="row" title="int8 &amp; calibrated">int8</th>' in section
     assert "failed: because &lt;it&gt; is" in section
     assert "A &lt;processor&gt; with 2 threads" in section
     assert "0.993" in section
@@ -59,6 +59,19 @@ def test_the_table_has_every_candidate_and_escapes_what_it_shows() -> None:
     assert "9.66 M" in section
     assert "18.5 k" in section
     assert "<it>" not in section
+
+
+def test_no_axis_promises_more_than_a_share_can_be() -> None:
+    rows = [row("fp32", "baseline", 1.0), row("int8", "chosen", 1.0)]
+    for metric, beyond in (("accuracy", False), ("rmse", True)):
+        tree = ElementTree.fromstring(accuracy_over_latency("plot", {**TABLE, "metric": metric, "rows": rows}))
+        ticks = [
+            float(one.text or 0)
+            for one in tree.iter()
+            if one.tag.endswith("text") and one.get("text-anchor") == "end" and one.get("x") == "48.0"
+        ]
+        assert len(ticks) >= 3
+        assert (max(ticks) > 1) is beyond
 
 
 def test_the_finding_is_one_sentence() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from pydantic import SecretStr
 
 from deployments.local import _check_doors
@@ -212,7 +214,30 @@ def test_the_slim_image_has_only_what_is_locked_and_no_torch() -> None:
     wanted = (ROOT / "infra" / "images" / "inference.txt").read_text().split()
     locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     assert {name for name in wanted if name not in locked} == {"onnxruntime"}, "in place of onnxruntime-gpu"
-    assert not {"torch", "prefect", "dask", "scikit-learn"} & set(wanted)
+    assert not {"torch", "prefect", "dask", "scikit-learn", "mlflow"} & set(wanted)
+
+
+def test_the_slim_image_installs_the_versions_of_the_lock(tmp_path: Path) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nfor one; do case $one in /*) cp "$one" {tmp_path}/constraints;; esac; done\n'
+    )
+    pip.chmod(0o755)
+    script = ROOT / "infra" / "images" / "install_inference.sh"
+    subprocess.run(["sh", script, pip, "--quiet"], cwd=ROOT, check=True, timeout=30)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0].startswith("--quiet install -r infra/images/inference.txt -c /")
+    assert calls[1] == "--quiet install --no-deps ."
+    lines = (tmp_path / "constraints").read_text().splitlines()
+    constraints = [Requirement(line) for line in lines]
+    # One version for every supported Python: a lock has several of some packages, each for its own.
+    for name in (ROOT / "infra" / "images" / "inference.txt").read_text().split():
+        for python in ("3.11", "3.12"):
+            environment = {"python_full_version": f"{python}.0", "python_version": python}
+            fitting = [one for one in constraints if one.name == name and (one.marker is None or one.marker.evaluate(environment))]
+            assert len({str(one.specifier) for one in fitting}) == 1, (name, python)
+    versions = {one.name: str(one.specifier) for one in constraints}
+    assert versions["onnxruntime"] == versions["onnxruntime-gpu"]
 
 
 def test_prefect_yaml_names_flows_that_exist() -> None:

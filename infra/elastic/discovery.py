@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.elastic.policy import Worker
@@ -30,7 +29,7 @@ class Discovery(Protocol):
 
 
 class DaskDiscovery:
-    """Asks the Dask scheduler."""
+    """Asks the Dask scheduler, for a job that shares with nobody; see ``infra.elastic.ledger`` for one that does."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -59,30 +58,6 @@ def all_slots(discovery: Discovery, workers: Mapping[str, Worker]) -> int:
     return num_slots(discovery.client)
 
 
-@contextlib.contextmanager
-def one_at_a_time(client: Client, check: Callable[[], None]) -> Iterator[None]:
-    """One job at a time collects its first slots: two that each held half of what they need would wait for each other for ever.
-
-    Args:
-        check: called once a second meanwhile; may raise.
-    """
-    from distributed import Lock
-
-    lock = Lock("atelier-start-of-ranks", scheduler_rpc=client.scheduler, loop=client.loop)
-    while True:
-        try:
-            if lock.acquire(timeout=1.0):
-                break
-        except unreachable():
-            time.sleep(0.5)
-        check()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(*unreachable()):
-            lock.release()
-
-
 def unreachable() -> tuple[type[BaseException], ...]:
     """What Dask's client raises when the scheduler goes in the middle of something."""
     import asyncio
@@ -99,6 +74,16 @@ def run_aside(client: Client, function: Callable[..., Any], *args: Any, workers:
     def run() -> None:
         with contextlib.suppress(*unreachable()):
             client.run(function, *args, workers=workers, on_error="ignore")
+
+    threading.Thread(target=run, name="aside", daemon=True).start()
+
+
+def run_on_scheduler_aside(client: Client, function: Callable[..., Any], *args: Any) -> None:
+    """The same for ``client.run_on_scheduler``."""
+
+    def run() -> None:
+        with contextlib.suppress(*unreachable()):
+            client.sync(client._run_on_scheduler, function, *args, callback_timeout=ANSWER_TIMEOUT_S)
 
     threading.Thread(target=run, name="aside", daemon=True).start()
 

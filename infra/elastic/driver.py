@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from infra._rendezvous import address_towards
 from infra.elastic import policy, wire
 from infra.elastic.backends import Figures, choose, kind_of, told
-from infra.elastic.discovery import Discovery, all_slots, one_at_a_time, run_aside, unreachable
-from infra.elastic.places import Process, make_plans
-from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start
+from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
+from infra.elastic.places import Process, host_of, make_plans
+from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Release, Start
 from infra.elastic.server import Board, serve
 from infra.elastic.task import forget_job, run_member, tell
 from infra.errors import (
@@ -49,10 +49,6 @@ UNREACHED_S = 5.0  # after which a member that was to be killed is told so itsel
 END_S = 3.0  # for the other ranks to end after rank 0 has
 
 
-def _host(address: str) -> str:
-    return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
-
-
 @dataclass
 class Driver:
     """One job; ``run`` it once."""
@@ -74,6 +70,7 @@ class Driver:
     _inbox: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _closing: threading.Event = field(default_factory=threading.Event)
+    _hurry: threading.Event = field(default_factory=threading.Event)
     _said: set[str] = field(default_factory=set)
     _last_words: str = ""
     _error: AtelierError | None = None
@@ -92,12 +89,9 @@ class Driver:
         if there < self.limits.least:
             self.on_event({"kind": "log", "message": f"waiting for free slots: {there} of {self.limits.least}"})
         self.job.saw_workers(workers)
-        hosts = sorted({_host(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
+        hosts = sorted({host_of(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
         with serve(address_towards(hosts[0]), self.secret, self.board, self._on_word) as server, self._listening():
             self.server = server
-            with one_at_a_time(self.client, self._check):
-                while self.job.generation == 0 and not self.job.done:
-                    self._step()
             while not self.job.done:
                 self._step()
             self._let_end()
@@ -112,11 +106,16 @@ class Driver:
             yield
         finally:
             self._closing.set()
+            self._hurry.set()
             self._end()
 
     def _look(self) -> None:
-        while not self._closing.wait(LOOK_S):
-            held = [process.worker for process in list(self.processes.values()) if process.here is not None and not process.ended]
+        while True:
+            self._hurry.wait(LOOK_S)
+            self._hurry.clear()
+            if self._closing.is_set():
+                return
+            held = [process.worker for process in list(self.processes.values()) if not process.ended]
             workers = self.discovery.workers(held)
             if workers is not None:
                 self._answered_at = time.monotonic()
@@ -158,6 +157,9 @@ class Driver:
         now = time.monotonic()
         if "workers" in message:
             self._saw_workers(message["workers"], now)
+            return
+        if "look" in message:  # the share of the cluster has changed
+            self._hurry.set()
             return
         name = message["name"] if "name" in message else message["key"].rsplit("-", 1)[-1]
         process = self.processes.get(name)
@@ -218,13 +220,14 @@ class Driver:
 
     def _ended(self, name: str, process: Process, result: dict[str, Any], now: float) -> None:
         process.ended = True
+        self._hurry.set()  # somebody may wait for the slot
         with self.board.change():
             self.board.gone.add(name)
         status = result.get("status")
         if result.get("error") and self._error is None:
             self._failed(process, result["error"])
             status = None if self._error is None else status  # it only lost the others
-        left, restart = status == wire.LEFT_STATUS, status == wire.RESTART_STATUS
+        left, restart = status == wire.LEFT_STATUS or process.released, status == wire.RESTART_STATUS
         if status != 0 and not left and not restart:
             self._last_words = result.get("last_words", "")
             where = f"rank {process.rank}" if process.rank >= 0 else "a new rank"
@@ -260,6 +263,8 @@ class Driver:
                 self._start(worker)
             case End(name, why, dump):
                 self._end_member(name, why, dump)
+            case Release(name):
+                self._release(name)
             case Regroup():
                 self._notify("regroup")
             case Break():
@@ -274,9 +279,9 @@ class Driver:
     def _start(self, worker: str) -> None:
         name, now = f"m{next(self._numbers)}", time.monotonic()
         key = f"{self.topic}-{name}"
-        taken = {process.place for process in self.processes.values() if not process.ended and _host(process.worker) == _host(worker)}
+        taken = {process.place for process in self.processes.values() if not process.ended and host_of(process.worker) == host_of(worker)}
         place = next(number for number in itertools.count() if number not in taken)
-        neighbours = sum(found.slots for address, found in self.job.workers.items() if _host(address) == _host(worker))
+        neighbours = sum(max(found.slots, found.size) for address, found in self.job.workers.items() if host_of(address) == host_of(worker))
         host, port = self.server.server_address[:2]
         env = {
             **self.env,
@@ -312,6 +317,19 @@ class Driver:
             self._ended(name, process, {"status": None, "asked": True, "how": why}, time.monotonic())
             return
         run_aside(self.client, tell, process.key, {"dump": dump}, workers=[process.worker])
+
+    def _release(self, name: str) -> None:
+        process = self.processes[name]
+        process.released = True
+        if process.rank >= 0:
+            self.on_event({"kind": "log", "message": f"the slot on {process.worker} is given back: others share the cluster"})
+        with self.board.change():
+            self.board.gone.add(name)  # one that has joined hears it now, and ends
+        if process.here is None:
+            self.client.cancel([process.future])
+            self._ended(name, process, {}, time.monotonic())
+        elif self.job.members[name].phase == "starting":
+            run_aside(self.client, tell, process.key, {"dump": False}, workers=[process.worker])
 
     def _notify(self, word: str) -> None:
         with self.board.change():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.elastic.backends import Figures
-from infra.elastic.discovery import DaskDiscovery, Discovery
+from infra.elastic.discovery import Discovery
 from infra.elastic.driver import Driver
+from infra.elastic.ledger import SharedDiscovery
 from infra.elastic.policy import Limits
 from infra.errors import DeadlineExceededError
 from infra.launch import Backend, new_log_folder
@@ -48,7 +50,7 @@ def launch_elastic(
         on_event: called in this thread with every event that a rank writes, ``rank`` added, and with ``group`` for each new group.
         env: variables for the ranks.
         log_dir: parent of the folder with the ranks' output; default: ``logs/ranks`` in the state folder.
-        discovery: what slots there are; default: those of the Dask scheduler.
+        discovery: what slots there are; default: the job's share of those of the Dask scheduler (``infra.elastic.ledger``).
         figures: file with the measured times of the back ends, for ``auto``; None: ``auto`` is Horovod where every worker of a group has it.
 
     Raises:
@@ -59,13 +61,16 @@ def launch_elastic(
         DeadlineExceededError: after ``deadline_s`` seconds.
         ServiceError: the Dask scheduler has gone.
     """
+    job = uuid.uuid4().hex
+    shared = SharedDiscovery(client, job, least=limits.least, most=limits.most)
     driver = Driver(
+        id=job,
         client=client,
         limits=limits,
         backend=backend,
         figures=Figures(figures),
         on_event=on_event,
-        discovery=discovery or DaskDiscovery(client),
+        discovery=discovery or shared,
         too_late=DeadlineExceededError(what, deadline_s),
         deadline=time.monotonic() + deadline_s,
         order={
@@ -77,4 +82,5 @@ def launch_elastic(
         },
         env=dict(env or {}),
     )
-    driver.run()
+    with shared:
+        driver.run()

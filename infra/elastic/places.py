@@ -27,6 +27,12 @@ class Process:
     ended: bool = False
     why: str = ""
     end_at: float | None = None
+    released: bool = False
+
+
+def host_of(address: str) -> str:
+    """The host in a Dask address."""
+    return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
 
 
 def make_plans(

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from infra.elastic.giving_back import goes, surplus_of
+
 Phase = Literal["starting", "joined", "working"]
 
 
@@ -52,14 +54,23 @@ class Member:
     waits: bool = False  # for the other ranks, inside an operation of all
     leaving: bool = False
     ending: bool = False
+    released: bool = False
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A Dask worker as discovery sees it: ``slots`` that this job could hold there, those it holds included."""
+    """A Dask worker as discovery sees it.
+
+    Attributes:
+        slots: that this job could hold there, those it holds included.
+        keep: how many of those it holds it may keep, others want the rest; None: all.
+        size: slots that it has, whoever holds them; 0: not known.
+    """
 
     slots: int
     closing: bool = False
+    keep: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,13 @@ class End:
     name: str
     why: str
     dump: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """Let a member that has no place in a group go: its slot is given back."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ class Fail:
     why: str
 
 
-Action = Start | End | Regroup | Break | Form | Conclude | Fail
+Action = Start | End | Release | Regroup | Break | Form | Conclude | Fail
 
 
 @dataclass
@@ -228,8 +246,13 @@ def decide(job: Job, now: float) -> list[Action]:
     living = [member for member in job.members.values() if not member.ending]
     if job.finishing:
         return [*ends]
-    staying = [member for member in living if not _goes(job, member)]
+    surplus = surplus_of(job, living)
+    staying = [member for member in living if not goes(job, member) and member.name not in surplus]
     actions: list[Action] = [*ends]
+    for member in living:
+        if member.name in surplus and member.phase != "working" and not member.released:
+            member.released = True
+            actions.append(Release(member.name))
     free = job.free(now)
     if job.generation == 0 and len(free) + len(staying) < limits.least:
         return [*actions, *_group(job, living, staying, now)]  # half of what it needs would only be kept from others
@@ -255,12 +278,6 @@ def _conclude(job: Job, living: Sequence[Member], now: float) -> list[Action]:
         return [why]
     job.concluding_since = now
     return [Conclude(max(offering, key=lambda member: member.offer or (-1, -1)).name)]
-
-
-def _goes(job: Job, member: Member) -> bool:
-    """Whether it will not be of the next generation."""
-    worker = job.workers.get(member.worker)
-    return member.leaving or (worker is not None and worker.closing)
 
 
 def _hopeless(job: Job, now: float) -> list[End]:
@@ -324,7 +341,7 @@ def _group(job: Job, living: Sequence[Member], staying: Sequence[Member], now: f
 def _wants_change(job: Job, living: Sequence[Member], staying: Sequence[Member], now: float) -> bool:
     """Whether a generation that works well shall end at its next commit: somebody leaves, or newcomers wait."""
     working = [member for member in living if member.phase == "working"]
-    going = [member for member in working if _goes(job, member)]
+    going = [member for member in working if member not in staying]
     if going:
         return len(staying) > 0
     newcomers = [member for member in staying if member.phase == "joined"]

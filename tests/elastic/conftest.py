@@ -75,7 +75,6 @@ Start = Callable[..., Ran]
 @pytest.fixture
 def start(own_cluster: Client, tmp_path: Path) -> Start:
     """Runs ``elastic_program`` to its end; ``on_event(event)`` acts on what it hears. No process of it is left, however it ended."""
-    mark = uuid.uuid4().hex
     flags = tmp_path / "flags"
     flags.mkdir()
     numbers = itertools.count()
@@ -106,7 +105,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
             ran.events.append(event)
             on_event(event)
 
-        began = time.monotonic()
+        began, mark = time.monotonic(), uuid.uuid4().hex
         try:
             launch_elastic(
                 json.dumps(document),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,19 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write ``package.json`` last and atomically: what the caller describes, and size and SHA-256 of every other file below ``folder``."""
+def write_description(folder: Path, description: dict[str, Any], names: Collection[str] | None = None) -> None:
+    """Write ``package.json`` last and atomically: what the caller describes, and size and SHA-256 of every other file below ``folder``.
+
+    Args:
+        names: of the files that belong to the package, where others lie beside it; None: all do.
+    """
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != DESCRIPTION_FILE and not path.name.endswith(".partial")
     }
+    if names is not None:
+        files = {name: entry for name, entry in files.items() if name in names}
     text = json.dumps({**description, "files": files}, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     partial = folder / f"{DESCRIPTION_FILE}.partial"
     partial.write_text(text + "\n", encoding="utf-8")

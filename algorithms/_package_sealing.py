@@ -91,6 +91,28 @@ def seal_package(folder: Path, target: Path, key: bytes) -> None:
     write_description(target, {**kept, "sealed": {"cipher": "AES-256-GCM", "key": key_id(key)}})
 
 
+def seal_in_place(folder: Path, key: bytes) -> None:
+    """Put the sealed model into a package's folder in place of the plain one; a package that is sealed already stays as it is."""
+    description = read_description(folder)
+    if "sealed" in description:
+        return
+    (folder / SEALED_FILE).write_bytes(seal((folder / MODEL_FILE).read_bytes(), key))
+    names = {SEALED_FILE, *description["files"]} - {MODEL_FILE}
+    kept = {name: value for name, value in description.items() if name != "files"}
+    write_description(folder, {**kept, "sealed": {"cipher": "AES-256-GCM", "key": key_id(key)}}, names)
+    (folder / MODEL_FILE).unlink()
+
+
+def plain_model(folder: Path) -> bytes:
+    """The model's bytes, opened if they are sealed.
+
+    Raises:
+        InvalidSettingError, CorruptArtifactError: see ``model_source``.
+    """
+    source = model_source(folder, read_description(folder))
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
 def model_source(folder: Path, description: Mapping[str, Any], key: bytes | None = None) -> Path | bytes:
     """What onnxruntime opens: the model's file, or its bytes if it is sealed.
 

@@ -112,9 +112,19 @@ def execute(spec: RunSpec, collectives: Collectives, report: Callable[[Event], N
         if collectives.membership is None:  # else the others may go, and be lost, while rank 0 publishes
             collectives.barrier()
         if collectives.rank == 0:
+            _seal(output_dir)
             (output_dir / "spec.json").write_text(json.dumps(spec.model_dump(mode="json", exclude={"threads"}), indent=2, sort_keys=True))
             publish(store, output_dir, spec.output, kind=spec.verb)
     return find(store, spec.output) if collectives.rank == 0 else None
+
+
+def _seal(output_dir: Path) -> None:
+    """A package leaves this process sealed, where the settings have a key: its plain model never lies in the store."""
+    from algorithms._package_format import DESCRIPTION_FILE
+    from algorithms._package_sealing import find_key, seal_in_place
+
+    if (output_dir / DESCRIPTION_FILE).is_file() and (key := find_key()) is not None:
+        seal_in_place(output_dir, key)
 
 
 def _verb(algorithm: Algorithm, verb: Verb) -> Callable[[Any, Dataset, Run], None]:

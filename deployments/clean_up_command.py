@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def clean_up(ctx: click.Context, older_than: str, keep: int, really: bool, as_json: bool) -> None:
-    """Old runs, checkpoints, captures, reports, logs, results of stages, and rows of Prefect and MLflow.
+    """Old runs, checkpoints, data set versions, studies, captures, reports, logs, results of stages, and rows of Prefect and MLflow.
 
-    Data sets, models with all they point at, the registry's log and the audit log always stay.
+    Models with all they point at, data that a name means now, the registry's log and the audit log always stay.
     """
     from infra.prefect_server import prefect_server
     from infra.settings import load_settings

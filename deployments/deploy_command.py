@@ -46,6 +46,8 @@ def deploy(
     from deployments.presets import find_deployable
     from deployments.triggers import parse_trigger
     from flows.request import parse_options
+    from infra.access import prefect_client_variables
+    from infra.audit import write_down
     from infra.errors import InvalidOptionError
     from infra.settings import load_settings
     from infra.store import open_store
@@ -58,21 +60,25 @@ def deploy(
     wanted = [parse_trigger(text, quiet_s=quiet_s) for text in triggers]
     parameters = parse_options(list(pairs))
     settings = load_settings()
+    store = open_store(settings.workspace_uri)
     os.environ["PREFECT_API_URL"] = url = find_server()
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    known = os.environ.get("PREFECT_API_AUTH_STRING") or prefect_client_variables(settings).get("PREFECT_API_AUTH_STRING")
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from deployments.deploying import deploy_all, deploy_one
 
     # The variable is for whoever has not imported Prefect yet, and the setting for whoever has.
-    with temporary_settings({PREFECT_API_URL: url}):
+    with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})):
         if one is None:
             number = deploy_all(max_runs)
+            write_down(store, "deploy", "all presets and flows", deployments=number)
             click.echo(json.dumps({"deployments": number}) if as_json else f"{number} deployments")
             return
-        store = open_store(settings.workspace_uri)
         identity, full_name = deploy_one(
             store, one, name=name, parameters=parameters, schedule=schedule, tags=tags, triggers=wanted, max_runs=max_runs
         )
+    # The names of the parameters only: a value may be a secret.
+    write_down(store, "deploy", full_name, parameters=sorted(parameters), schedule=schedule, triggers=list(triggers))
     found = {"deployment": full_name, "id": identity, "schedule": schedule, "triggers": list(triggers)}
     click.echo(json.dumps(found) if as_json else f"{full_name} ({identity})")
 

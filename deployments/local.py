@@ -13,14 +13,18 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
+from deployments.serving.access import check_access
 from deployments.stack.databases import prepare_databases
 from deployments.stack.keeper import Keeper
 from deployments.stack.lost_runs import restart_lost_runs
 from deployments.stack.options import UpOptions, choose_ports
 from deployments.stack.parts import Part, make_parts
+from infra.access import check_exposure, login
+from infra.audit import write_down
 from infra.cluster import python_path
 from infra.errors import InvalidOptionError, ServiceError
 from infra.settings import Settings, load_settings
+from infra.store import open_store
 
 ADDRESSES = "stack/addresses.json"
 _ATTEMPTS = 20
@@ -48,6 +52,7 @@ def up(options: UpOptions, say: Callable[[str], None]) -> int:
 
 
 def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> int:
+    _check_doors(options, settings)
     ports = choose_ports(options)
     parts = make_parts(options, settings, ports, prepare_databases(settings))
     folder, addresses = settings.state_dir / "stack", settings.state_dir / ADDRESSES
@@ -71,15 +76,29 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
             addresses.write_text(json.dumps({"api": api, "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)}))
             for title, url in keeper.addresses().items():
                 say(f"{title:<10} {url}")
+            write_down(open_store(settings.workspace_uri), "up", options.host, capture=options.capture, login=bool(login(settings)))
             say("ready; Ctrl-C stops all of it")
         keeper.keep()
         say("stopping")
+        write_down(open_store(settings.workspace_uri), "down", options.host)
         return 0
     finally:
         addresses.unlink(missing_ok=True)
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_IGN if handler is None else handler)
         keeper.stop()
+
+
+def _check_doors(options: UpOptions, settings: Settings) -> None:
+    """Refuse to open what has no lock.
+
+    Raises:
+        InvalidSettingError: other machines would reach Prefect and MLflow, and there is no login; or the login is none.
+        InvalidOptionError: they would reach the inference server, and there is no API key.
+    """
+    for service in ("Prefect", "MLflow"):
+        check_exposure(service, options.host, settings)
+    check_access(options.host, settings, "atelier up")
 
 
 def _urls(parts: list[Part]) -> dict[str, str]:

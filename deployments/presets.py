@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 from algorithms.catalog import ALGORITHMS
@@ -42,8 +41,7 @@ _FLOWS = (
 
 def deployables() -> list[Deployable]:
     """All of them, presets last."""
-    found = [one for one in _FLOWS if importlib.util.find_spec(one.entrypoint.rpartition(".")[0]) is not None]
-    return found + [Deployable(one.name, entrypoint(one.name), ("training", one.name.split("/")[0])) for one in ALGORITHMS]
+    return [*_FLOWS] + [Deployable(one.name, entrypoint(one.name), ("training", one.name.split("/")[0])) for one in ALGORITHMS]
 
 
 def find_deployable(name: str) -> Deployable:

@@ -18,6 +18,7 @@ from deployments import watching
 from deployments.stack.health import post, say_ready
 from deployments.triggers import DUE, Claim, Lane, Ledger, RunState, Trigger, forget, note, step, takes
 from infra import events
+from infra.audit import write_down
 from infra.errors import ArtifactNotFoundError, AtelierError
 from infra.settings import load_settings
 from infra.store import Store, open_store
@@ -174,7 +175,9 @@ class Service:
 
     def _say(self, name: str, before: Lane, after: Lane) -> None:
         if after.claimed is not None and before.claimed is None:
-            print(f"{name}: a run for {after.claimed.want.num_events} events: {after.claimed.want.parameters}", flush=True)
+            want = after.claimed.want
+            print(f"{name}: a run for {want.num_events} events: {want.parameters}", flush=True)
+            write_down(self._store, "trigger", name, events=want.num_events, attempt=want.attempts + 1, **want.parameters)
         if after.claimed is None and before.claimed is not None:
             print(f"{name}: its run ended: {after.done[-1].state}", flush=True)
 

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Any
 from infra.prefect_server import quieten
 
 if TYPE_CHECKING:
+    from flows.compressing import compress
     from flows.presets import preset
     from flows.training import RunResult, pipeline
+    from flows.tuning import tune
 
 # Prefect sets up its logging when it is imported, so what keeps it off the terminal has to be said before: here, where every flow begins.
 quieten()
 
-__all__ = ["RunResult", "pipeline", "preset"]
+__all__ = ["RunResult", "compress", "pipeline", "preset", "tune"]
 
-_HOMES = {"RunResult": "flows.training", "pipeline": "flows.training", "preset": "flows.presets"}
+_HOMES = {
+    "RunResult": "flows.training",
+    "compress": "flows.compressing",
+    "pipeline": "flows.training",
+    "preset": "flows.presets",
+    "tune": "flows.tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

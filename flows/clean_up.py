@@ -31,6 +31,7 @@ from infra.audit import write_down
 from infra.errors import InvalidOptionError
 from infra.in_use import cleaning
 from tasks._retention import Item, Plan, parse_age, plan
+from tasks._stock_of_data import named_or_awaited
 from tasks.clean_up import pointed_at, remove, take_stock
 
 OWN_FLOWS = ("pipeline", "batch-predict", "monitor", "clean-up", "retrain", "tune", "compress", "import-data", "canary")
@@ -52,11 +53,11 @@ class CleanedUp(BaseModel):
 
 @embedded_flow(name="clean-up")
 def clean_up(older_than: str = "30d", keep: int = 10, really: bool = False) -> CleanedUp:
-    """Remove old runs, checkpoints, captures, logs, results of stages, and rows of Prefect and MLflow.
+    """Remove old runs, checkpoints, data set versions, studies, captures, logs, results of stages, and rows of Prefect and MLflow.
 
     Args:
         older_than: Age from which things go: a number with m, h, d or w.
-        keep: The newest of each kind (of each model, where things belong to one) stay however old they are.
+        keep: The newest of each kind (of each model, data set's name or algorithm, where things belong to one) stay however old they are.
         really: Remove them. False: say what would go.
 
     Returns:
@@ -73,7 +74,8 @@ def clean_up(older_than: str = "30d", keep: int = 10, really: bool = False) -> C
         shared = "://" in context.settings.workspace_uri  # a folder is this machine's own, and the lock knows all of its runs
         busy = not alone or (shared and _others_run(context.settings.deadline_s))
         items = take_stock(context, now - age) + _old_runs(now - age)
-        found = plan(items, now=now, older_than_s=age, keep=keep, protected=pointed_at(context), busy=busy)
+        kept, named = pointed_at(context), named_or_awaited(context.store)
+        found = plan(items, now=now, older_than_s=age, keep=keep, protected=kept, named=named, busy=busy)
         if not really:
             return _shown(CleanedUp(done=False, busy=busy, items=found.remove, num_bytes=found.num_bytes, kept=found.kept))
         gone, problems = remove(found, context, _delete_rows)

@@ -87,6 +87,7 @@ def tell(found: Watched, context: StageContext) -> None:
         "version": found.version,
         "rows": found.num_rows,
         "reasons": found.verdict.reasons,
+        "reason": f"{found.model}/{found.version} drifted",
         "columns": [column.name for column in found.columns if column.drifted],
         "candidates": found.candidates.key if found.candidates else "",
         "report": found.report.key if found.report else "",
@@ -96,7 +97,11 @@ def tell(found: Watched, context: StageContext) -> None:
         emit(MODEL_DRIFTED, f"model:{found.model}", payload, store=context.store, key=key, at=found.until)
     if found.verdict.quality_dropped:
         assert found.quality is not None
-        told = {**payload, "quality": found.quality.model_dump(mode="json")}
+        told = {
+            **payload,
+            "reason": f"the quality of {found.model}/{found.version} dropped",
+            "quality": found.quality.model_dump(mode="json"),
+        }
         emit(QUALITY_DROPPED, f"model:{found.model}", told, store=context.store, key=f"{key}-{found.quality.num}", at=found.until)
 
 

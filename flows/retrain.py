@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -16,18 +18,22 @@ from flows.embedded import embedded_flow, open_context
 from flows.request import make_request
 from flows.stages import StageTime, run_stage, stage, stage_context
 from flows.training import run_pipeline
+from infra.audit import write_down
 from infra.context import StageContext
 from infra.datasets import names
+from infra.datasets.card import DatasetRef
 from infra.errors import InvalidOptionError
 from infra.registry import CHAMPION, ModelVersion, Registry
 from tasks._contest import Outcome, Terms
 from tasks.contest import contest, enlist
 from tasks.ingest import ingest
+from tasks.labelled import labelled_requests
 from tasks.merge import Merged, merge
 from tasks.package import read_json
 from tasks.register import Registered
 
 contest_stage = stage(contest)
+labelled_stage = stage(labelled_requests, name="labelled")
 
 Promotion = Literal["champion", "challenger", "none"]
 
@@ -44,6 +50,7 @@ class Retrained(BaseModel):
     reason: str
     dataset: str = Field(description="Digest of what it was trained on.")
     num_added: int = Field(description="Samples that the live version's data did not have.")
+    labelled: str = Field(default="", description="Digest of the labelled requests among the new data; empty: there were none.")
     outcome: Outcome | None = None
     run_card: str = ""
 
@@ -60,6 +67,7 @@ def retrain(
     model: str,
     data: str = "",
     more_data: list[str] | None = None,
+    captured_hours: float = 720.0,
     reason: str = "",
     workers: int = 1,
     options: dict[str, Any] | None = None,
@@ -78,6 +86,7 @@ def retrain(
         model: A model's name in the registry; its champion is where the training starts from.
         data: New data: a path, a URI, or the name or digest of a data set version; empty: what its data set's name means now.
         more_data: Further new data.
+        captured_hours: Requests of the last so many hours that were captured, and whose truth came, are new data, too; 0: none.
         reason: Why; for the log.
         workers: Ranks of a distributed training.
         options: Options that differ from the champion's.
@@ -97,6 +106,8 @@ def retrain(
         ModelNotFoundError: no such model.
         InvalidSourceError: the new data does not fit the old.
     """
+    if not 0 <= captured_hours <= 24 * 3660:
+        raise InvalidOptionError("retrain", [f"captured_hours: {captured_hours:g}: expected 0 to 87,840 (ten years)"])
     try:
         terms = Terms(min_gain=min_gain, max_slice_loss=max_slice_loss, min_slice=min_slice)
     except ValueError as error:
@@ -104,9 +115,10 @@ def retrain(
     with open_context(workers=workers) as context, stage_context(context):
         registry = Registry(context.settings, context.store)
         champion = registry.get(model)
-        merged = gather(champion, [one for one in (data, *(more_data or [])) if one], context)
+        merged, labelled = gather(champion, [one for one in (data, *(more_data or [])) if one], captured_hours, context)
         if merged.num_added == 0:
             why = f"no sample that {champion.ref} has not learned from or been judged on already"
+            write_down(context.store, "retrain", champion.ref, decision="nothing new", reason=why, because=reason)
             return Retrained(model=champion.name, version=None, decision="nothing new", reason=why, dataset=champion.dataset, num_added=0)
         request = make_request(
             algorithm=champion.algorithm,
@@ -130,21 +142,25 @@ def retrain(
 
         result = run_pipeline(request, context, decide)
         _show(result.model, kept[0])
+        decision = "champion" if CHAMPION in result.aliases else (result.aliases or ["registered"])[0]
+        told = f"{result.model}/{result.version}"
+        write_down(context.store, "retrain", told, decision=decision, reason=result.decision, because=reason, added=merged.num_added)
         return Retrained(
             model=result.model,
             version=result.version,
             aliases=result.aliases,
-            decision="champion" if CHAMPION in result.aliases else (result.aliases or ["registered"])[0],
+            decision=decision,
             reason=result.decision,
             dataset=result.dataset,
             num_added=merged.num_added,
+            labelled=labelled.digest if labelled else "",
             outcome=kept[0],
             run_card=result.run_card,
         )
 
 
-def gather(champion: ModelVersion, sources: list[str], context: StageContext) -> Merged:
-    """The champion's data and the new data as one version."""
+def gather(champion: ModelVersion, sources: list[str], captured_hours: float, context: StageContext) -> tuple[Merged, DatasetRef | None]:
+    """The champion's data, the new data and the labelled requests as one version; and the labelled requests."""
     old = names.resolve(context.store, champion.dataset)
     kind = find_algorithm(champion.algorithm)
     target = _description(champion, context)["config"].get("target")
@@ -161,7 +177,27 @@ def gather(champion: ModelVersion, sources: list[str], context: StageContext) ->
         )
         for source in sources
     ]
-    return merge(old, new, f"{champion.name}-all", context=context)
+    regression = kind.task.endswith("regression")
+    labelled: DatasetRef | None = None
+    if captured_hours:
+        # A stage: requests go on coming, and a run that begins again must find what it found, or it would train from the start.
+        values = {
+            "model": champion.name,
+            "old": old,
+            "target": target,
+            "hours": captured_hours,
+            "until": _begun(),
+            "regression": regression,
+        }
+        labelled = run_stage(labelled_stage, [], **values)
+    return merge(old, [*new, labelled] if labelled else new, f"{champion.name}-all", context=context), labelled
+
+
+def _begun() -> str:
+    """When this flow run was made, also where it begins again; ISO 8601."""
+    running = FlowRunContext.get()
+    made = running.flow_run.created if running is not None and running.flow_run is not None else None
+    return (made or datetime.now(UTC)).isoformat()
 
 
 def start_options(champion: ModelVersion, given: dict[str, Any], *, warm_start: bool, free: bool, context: StageContext) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from infra.errors import ArtifactNotFoundError
 from infra.in_use import using
 from infra.keys import content_key
 from infra.store import open_store
+from tasks.sealing import is_exposed
 
 Result = TypeVar("Result")
 
@@ -124,12 +125,12 @@ def _handles(value: Any) -> Iterator[Artifact | DatasetRef]:
 
 
 def is_intact(context: StageContext, result: Any) -> bool:
-    """Whether everything that a cached result names is still in the store."""
+    """Whether everything that a cached result names is still in the store, and no package of it is plain that should be sealed."""
     for handle in _handles(result):
         if isinstance(handle, DatasetRef):
             if find(context.store, handle.key) is None:
                 return False
-        elif find(context.store, handle.key) != handle:
+        elif find(context.store, handle.key) != handle or is_exposed(handle, context):
             return False
     return True
 

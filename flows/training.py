@@ -91,7 +91,7 @@ def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | No
     algorithm, config = check_request(request, context.settings, context.store)
     options = config.model_dump(mode="json")
     times: list[StageTime] = []
-    found = _get_data(request, algorithm, config, times, context)
+    found = get_data(request, algorithm, config, times, context)
     model = _make_model(request, algorithm, options, found, times, context)
     registered = (decide or _register)(
         context,
@@ -122,8 +122,8 @@ def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | No
         compression=read_json(context, model.compressed.table, TABLE_FILE) if model.compressed and model.compressed.table else None,
         advice=[one.model_dump(mode="json") for one in model.explained.advice],
         profile=read_json(context, model.trained.artifact, "history.json").get("profile") if request.profile else None,
-        package=_where(context, model.shipped),
-        run_card=_where(context, run_card) + "/index.html",
+        package=where(context, model.shipped),
+        run_card=where(context, run_card) + "/index.html",
         stages=times,
         seconds=round(time.monotonic() - begin, 3),
     )
@@ -133,7 +133,7 @@ def run_pipeline(request: RunRequest, context: StageContext, decide: Decide | No
     return result
 
 
-def _get_data(request: RunRequest, algorithm: Algorithm, config: Config, times: list[StageTime], context: StageContext) -> _Data:
+def get_data(request: RunRequest, algorithm: Algorithm, config: Config, times: list[StageTime], context: StageContext) -> _Data:
     """Imported, judged and, where that was asked for, expanded."""
     options = config.model_dump(mode="json")
     source = _import(request, algorithm, options, times, context)
@@ -153,7 +153,7 @@ def _get_data(request: RunRequest, algorithm: Algorithm, config: Config, times: 
     for warning in checked.warnings[:10]:
         context.report({"kind": "log", "message": f"warning: {warning}"})
     card = open_dataset(context.store, checked.data, context.settings.cache_path).card
-    show_data(name, card, checked.num_invalid, _where(context, checked.report))
+    show_data(name, card, checked.num_invalid, where(context, checked.report))
     check_slots(request, algorithm, context)
     for left_out in check_data(request, algorithm, config, card):  # again: what was set aside is missing now
         context.report({"kind": "log", "message": f"compress: {left_out}"})
@@ -214,7 +214,7 @@ def _tell_broken(checked: Validated, context: StageContext) -> None:
     for one in broken[:5]:
         context.report({"kind": "log", "message": f"set aside: {one['id']}: {'; '.join(one['reasons'])}"})
     context.report(
-        {"kind": "log", "message": f"{checked.num_invalid} set aside; all are in {_where(context, checked.report)}/{QUARANTINED}"}
+        {"kind": "log", "message": f"{checked.num_invalid} set aside; all are in {where(context, checked.report)}/{QUARANTINED}"}
     )
 
 
@@ -281,7 +281,7 @@ def _register(context: StageContext, times: list[StageTime], registration: dict[
     return run_stage(register_stage, times, again=True, **registration)
 
 
-def _where(context: StageContext, artifact: Artifact) -> str:
+def where(context: StageContext, artifact: Artifact) -> str:
     """The artifact's folder, as a person or another program finds it."""
     path = context.store.local_path(artifact.key)
     return str(path) if path is not None else f"{context.store.uri}/{artifact.key}"

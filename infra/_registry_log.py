@@ -25,12 +25,13 @@ _TOLD = {
 
 
 def whoami() -> str:
-    """User and machine, for the log."""
+    """User and machine, for the log; and the flow run, where a worker of Prefect's started this process for one."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user without an entry in the password database
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    run = os.environ.get("PREFECT__FLOW_RUN_ID", "")
+    return f"{user}@{socket.gethostname()}" + (f" (flow run {run})" if run else "")
 
 
 class EventLog:

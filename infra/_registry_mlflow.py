@@ -106,11 +106,7 @@ class MlflowBackend:
             partial.replace(database)
 
     def _make_database(self, database: Path) -> None:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # the migrations tell of each step, whatever the variable above says
-        store = SqlAlchemyStore(f"sqlite:///{database}", self._artifacts.as_uri())
-        store.engine.dispose()
+        make_schema(f"sqlite:///{database}", self._artifacts.as_uri())
 
     @contextmanager
     def _ours(self, unless: str = "") -> Iterator[MlflowClient]:
@@ -246,3 +242,26 @@ class MlflowBackend:
 def _key(name: str) -> str:
     """A name that MLflow accepts for a parameter or metric."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:250]
+
+
+def make_schema(uri: str, artifacts: str) -> None:
+    """Let MLflow make its tables in an empty database.
+
+    Its server does so, too, but in several processes at once, which get into each other's way in a database that is no file.
+
+    Args:
+        uri: SQLAlchemy's; may hold a password.
+        artifacts: URI below which the files of runs go that name no other place.
+
+    Raises:
+        ServiceError: the database refuses.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.exc import SQLAlchemyError
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # the migrations tell of each step, whatever MLflow's variables say
+    try:
+        SqlAlchemyStore(uri, artifacts).engine.dispose()
+    except (MlflowException, SQLAlchemyError) as error:
+        raise ServiceError(f"MLflow's database at {without_password(uri)}", str(error)) from error

@@ -140,9 +140,15 @@ def send(url: str, events: list[Event]) -> bool:
 
 
 def authorization() -> dict[str, str]:
-    """The header by which the Prefect API knows us, where it wants one (``PREFECT_API_AUTH_STRING``, ``PREFECT_API_KEY``)."""
-    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
-        return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    """The header by which the Prefect API knows us, where it wants one (``PREFECT_API_AUTH_STRING``, ``PREFECT_API_KEY``, ``ATELIER_LOGIN``)."""
+    from infra.access import prefect_client_variables
+    from infra.settings import load_settings
+
+    known = os.environ.get("PREFECT_API_AUTH_STRING")
+    if not known and not os.environ.get("PREFECT_API_KEY"):
+        known = prefect_client_variables(load_settings()).get("PREFECT_API_AUTH_STRING")
+    if known:
+        return {"Authorization": f"Basic {base64.b64encode(known.encode()).decode()}"}
     if key := os.environ.get("PREFECT_API_KEY"):
         return {"Authorization": f"Bearer {key}"}
     return {}

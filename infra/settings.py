@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     )
     package_key: SecretStr = Field(
         default=SecretStr(""),
-        description="AES-256 key (32 bytes, base64) that packages are sealed with in the registry; empty: not sealed.",
+        description="AES-256 key (32 bytes, base64) that packages are sealed with, in the registry and in runs; empty: not sealed.",
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=86_400.0, description="Longest time one training, evaluation or export may take, seconds."

@@ -12,9 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import InvalidOptionError
 
 Kind = Literal[
-    "run", "checkpoints", "batch", "capture", "feedback", "report", "candidates", "result", "event", "log", "prefect run", "mlflow run"
+    "run",
+    "checkpoints",
+    "dataset",
+    "study",
+    "batch",
+    "capture",
+    "feedback",
+    "report",
+    "candidates",
+    "result",
+    "event",
+    "log",
+    "prefect run",
+    "mlflow run",
 ]
-NEEDED_BY_RUNS: frozenset[Kind] = frozenset(["run", "checkpoints", "batch", "result", "log"])  # of which a run that is going may have need
+# Of which a run that is going may have need.
+NEEDED_BY_RUNS: frozenset[Kind] = frozenset(["run", "checkpoints", "dataset", "study", "batch", "result", "log"])
 LEAST_AGE_S = 3600.0
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -26,7 +40,7 @@ class Item(BaseModel):
 
     kind: Kind
     key: str = Field(description="Key in the store, path of a log, or id of a row.")
-    group: str = Field(default="", description="Of which the newest are kept: the model, for what belongs to one.")
+    group: str = Field(default="", description="Of which the newest are kept: the model, the data set's name, the study's algorithm.")
     num_bytes: int = 0
     written: float = Field(description="When the newest of it was written, seconds since 1970.")
 
@@ -57,11 +71,21 @@ def parse_age(text: str) -> float:
     return seconds
 
 
-def plan(items: Sequence[Item], *, now: float, older_than_s: float, keep: int, protected: Collection[str], busy: bool) -> Plan:
+def plan(
+    items: Sequence[Item],
+    *,
+    now: float,
+    older_than_s: float,
+    keep: int,
+    protected: Collection[str],
+    busy: bool,
+    named: Collection[str] = (),
+) -> Plan:
     """Old things go, except the newest ``keep`` of each kind and group, and what something points at.
 
     Args:
         protected: keys that a version in the registry or its log points at.
+        named: keys of data that a name means now, or that an event tells of which no run has taken yet.
         busy: whether a run is going: then nothing goes that it may need, however old it is.
     """
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
@@ -74,6 +98,8 @@ def plan(items: Sequence[Item], *, now: float, older_than_s: float, keep: int, p
         for place, item in enumerate(newest_first):
             if item.key in protected:
                 kept["a registered version points at it"] += 1
+            elif item.key in named:
+                kept["a name or an event points at it"] += 1
             elif now - item.written < older_than_s:
                 kept["not old enough"] += 1
             elif place < keep:

@@ -1,4 +1,4 @@
-"""Cleaning up: look at all there is, plan (``tasks._retention``), remove. Data sets, packages, the registry and the audit log are never touched."""
+"""Cleaning up: look at all there is, plan (``tasks._retention``), remove. Packages, the registry and the audit log are never touched."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from infra.errors import AtelierError
 from infra.registry import Registry
 from infra.store import Store
 from tasks._retention import Item, Kind, Plan
+from tasks._stock_of_data import dataset_items, pointed_at_by_versions, study_items
 
 # Prefix in the store: kind, and how many parts of the key make one thing.
 _PLACES: tuple[tuple[str, Kind, int], ...] = (
@@ -31,6 +32,7 @@ def take_stock(context: StageContext, older_than: float) -> list[Item]:
     """Everything that a clean-up may remove; MLflow's runs only those that ended before ``older_than`` (seconds since 1970)."""
     items = [item for prefix, kind, depth in _PLACES for item in _in_store(context.store, prefix, kind, depth)]
     items += _checkpoints(context.store)
+    items += [*dataset_items(context.store), *study_items(context.store)]
     items += _logs(context.settings.state_dir / "logs")
     runs = Registry(context.settings, context.store).old_runs(older_than)
     return items + [Item(kind="mlflow run", key=run_id, written=end) for run_id, end in runs]
@@ -78,9 +80,10 @@ def _logs(folder: Path) -> list[Item]:
 
 
 def pointed_at(context: StageContext) -> set[str]:
-    """Keys of runs, and ids of MLflow runs, that a version in the registry or its log points at."""
-    found: set[str] = set()
-    for version in Registry(context.settings, context.store).recorded():
+    """Keys of runs, data and studies, and ids of MLflow runs, that a version in the registry or its log points at."""
+    versions = Registry(context.settings, context.store).recorded()
+    found = pointed_at_by_versions(context.store, versions)
+    for version in versions:
         for key in (version.run_card, version.package.key):
             if key.startswith("runs/"):
                 found.add("/".join(key.split("/")[:2]))

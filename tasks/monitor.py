@@ -34,7 +34,7 @@ from tasks._drift import (
 )
 from tasks._hard_examples import Pick, margin, pick_outlying, pick_unsure
 from tasks._reference import INPUT, PICTURE_COLUMNS, open_package, reference
-from tasks._served import CAPTURES, FEEDBACK, FILE, ROW, pictures_of, read_rows
+from tasks._served import CAPTURES, FEEDBACK, FILE, ROW, last_told, pictures_of, read_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,6 +170,7 @@ def _quality(
     told = read_rows(context.store, FEEDBACK, model, version, since, end, MOST_FEEDBACK)
     if told is None or expected is None:
         return None
+    told = last_told(told)
     if opened.output == "value":
         return judge_errors([value for value in _values(told, "squared_error") if value is not None], expected, bars)
     right = [value for value in _values(told, "correct") if value is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,7 @@ from infra.registry import ModelVersion, Registry
 if TYPE_CHECKING:
     from algorithms.package import Package
 
-_BY = "register"
+_BY, _COMPRESS = "register", "compress"
 
 
 class Registered(BaseModel):
@@ -78,6 +78,47 @@ def register(
     return Registered(name=name, version=version.version, aliases=promoted.aliases, decision=decision, reason=reason)
 
 
+def enlist_compressed(
+    package: Artifact,
+    *,
+    source: ModelVersion,
+    chosen: str,
+    reason: str,
+    promotion: Literal["champion", "challenger", "none"],
+    context: StageContext,
+) -> Registered:
+    """Register a compressed package as the next version of its model; a second time nothing changes.
+
+    Args:
+        source: the version that it was made from.
+        chosen: name of the recipe.
+        promotion: what it becomes; ``challenger`` leaves the last word to a canary.
+    """
+    from algorithms.package import Package
+
+    registry = Registry(context.settings, context.store)
+    folder = _fetch(context, package)
+    made = registry.register(
+        source.name,
+        sealed(package, folder, context),
+        algorithm=source.algorithm,
+        dataset=source.dataset,
+        metrics=Package.load(folder, providers=["CPUExecutionProvider"]).metrics,
+        run_id=source.run_id,
+        run_card_key=source.run_card,
+        tags={"compressed_from": source.ref, "compression": chosen},
+    )
+    if not any(event.version == made.version and event.compared.get("by") in (_COMPRESS, _BY) for event in registry.history(source.name)):
+        words, compared = f"{chosen} of {source.ref}: {reason}", {"by": _COMPRESS, "from": source.version, "recipe": chosen}
+        if promotion == "none":
+            registry.note(source.name, made.version, reason=words, compared=compared, operation="judge")
+        else:
+            alias = CHAMPION if promotion == "champion" else CHALLENGER
+            registry.promote(source.name, made.version, alias, reason=words, compared=compared)
+    now = registry.get(made.ref)
+    return Registered(name=now.name, version=now.version, aliases=now.aliases, decision=promotion, reason=reason)
+
+
 def current_state(registered: Registered, package: Artifact, context: StageContext) -> Registered | None:
     """What an earlier registration is now: people move aliases and delete versions. None: it is no longer there.
 
@@ -93,12 +134,13 @@ def current_state(registered: Registered, package: Artifact, context: StageConte
 
 
 def sealed(package: Artifact, folder: Path, context: StageContext) -> Artifact:
-    """The package as the registry keeps it: with its model sealed, if the settings have a key for that."""
+    """The package as the registry keeps it: with its model sealed, if the settings have a key for that (runs seal what they export)."""
     from algorithms._package_sealing import find_key, seal_package
     from infra.artifacts import MANIFEST, describe, publish
+    from tasks.sealing import is_exposed
 
     key = find_key()
-    if key is None:
+    if key is None or not is_exposed(package, context):
         return package
     with tempfile.TemporaryDirectory(prefix="atelier-") as scratch:
         target = Path(scratch) / "package"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 QUICK = {"epochs": 4, "image_size": 8}
+KEY_VARIABLE = "ATELIER_PACKAGE_KEY"
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,19 @@ def shared_services(prefect_api: str, cluster: Client, monkeypatch: pytest.Monke
     monkeypatch.setenv("ATELIER_CLUSTER", cluster.scheduler_info()["address"])
     load_settings.cache_clear()
     return workspace
+
+
+@pytest.fixture
+def package_key(cluster: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A key by which packages are sealed: this process and the session's workers have it, as with a cluster that a run starts itself."""
+    from infra.settings import load_settings
+
+    key = base64.b64encode(b"Sup3rGeheim-key-of-thirty-two-by").decode()
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    cluster.run(lambda: os.environ.update({KEY_VARIABLE: key}))
+    load_settings.cache_clear()
+    yield key
+    cluster.run(lambda: os.environ.pop(KEY_VARIABLE))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -77,9 +78,10 @@ class Stack:
                 return None
 
         data = None if body is None else json.dumps(body).encode()
-        request = Request(
-            f"{self.addresses['api']}{path}", data, {"Content-Type": "application/json"}, method=method or ("POST" if data else "GET")
-        )
+        headers = {"Content-Type": "application/json"}
+        if login := self.environment.get("ATELIER_LOGIN"):
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        request = Request(f"{self.addresses['api']}{path}", data, headers, method=method or ("POST" if data else "GET"))
         (text,) = wait_for(path, ask, raises=HTTPError)
         return json.loads(text) if text else None
 

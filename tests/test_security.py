@@ -22,12 +22,14 @@ from pydantic import SecretStr
 
 from flows._result_guard import check_result
 from infra import access
+from infra.artifacts import publish
 from infra.audit import read as read_audit
 from infra.audit import write_down
 from infra.errors import InvalidSettingError
 from infra.registry import Registry
 from infra.settings import Settings, load_settings
 from infra.store import MemoryStore, open_store
+from tests.packages import write_sums
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
@@ -245,12 +247,17 @@ def _told(folder: Path, secret: str) -> list[str]:
 
 @pytest.mark.slow
 def test_no_secret_is_told_by_a_whole_run(
-    shared_services: Path, wine_table: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], prefect_api: str
+    shared_services: Path,
+    wine_table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    prefect_api: str,
+    package_key: str,
 ) -> None:
     secrets = {
         "AWS_SECRET_ACCESS_KEY": f"{SECRET}-aws",
         "ATELIER_LOGIN": f"admin:{SECRET}-login",
-        "ATELIER_PACKAGE_KEY": base64.b64encode(f"{SECRET}-key-of-32-byt".encode()).decode(),
+        "ATELIER_PACKAGE_KEY": package_key,
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
@@ -294,3 +301,17 @@ def test_the_audit_log_only_grows_and_has_what_happened_to_models(workspace: Pat
         "digits",
     )
     assert read_audit(store, datetime.now(UTC) + timedelta(hours=1)) == []
+
+    registry = Registry(Settings(workspace=str(workspace)), open_store(str(workspace)))
+    for number in (1, 2):
+        package = publish(
+            open_store(str(workspace)), write_sums(tmp_path / f"p{number}", metrics={"rmse": number}), f"runs/{number}/p", "export"
+        )
+        registry.register("sums", package, algorithm="x/y", dataset="d" * 64, metrics={"rmse": number}, who="ada")
+        registry.promote("sums", number, who="ada")
+    registry.note("sums", 2, reason="canary rolled back", who="a flow")
+    registry.rollback("sums", who="grace", reason="it errs")
+    registry.delete("sums", 2, who="grace")
+    told = [(entry.who, entry.action, entry.what) for entry in read_audit(open_store(str(workspace)))]
+    assert told[4:] == [("a flow", "models.canary", "sums/2"), ("grace", "models.rollback", "sums/1"), ("grace", "models.delete", "sums/2")]
+    assert [action for _, action, _ in told[:4]] == ["models.register", "models.promote"] * 2

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from algorithms._package_format import DESCRIPTION_FILE, MODEL_FILE, read_description, write_description
+from algorithms._package_format import MODEL_FILE, SEALED_FILE, read_description, write_description
 from algorithms._package_judge import judge
+from algorithms._package_sealing import plain_model
 from algorithms.compression import graphs
 from algorithms.compression.calibration import Feeds, calibration_feeds, feeds
 from algorithms.compression.halving import to_half
@@ -99,13 +100,13 @@ def _make_candidate(recipe: Recipe, config: Config, data: Dataset, run: Run) -> 
         "num_samples": judged["num_samples"],
         "size_bytes": len(made.model),
         "parity": parity,
-        **graphs.weigh((run.model_dir / MODEL_FILE).read_bytes()),
+        **graphs.weigh(plain_model(run.model_dir)),
     }
 
 
 def _convert(recipe: Recipe, config: Config, data: Dataset, run: Run) -> Quantized:
     assert run.model_dir is not None
-    model = (run.model_dir / MODEL_FILE).read_bytes()
+    model = plain_model(run.model_dir)
     if recipe.quantize == "static":
         package = Package.load(run.model_dir, providers=["CPUExecutionProvider"], threads=run.spec.threads)
         return quantize_static(model, calibration_feeds(package, data, config.seed), package.output)
@@ -140,9 +141,15 @@ def describe(recipe: Recipe, facts: dict[str, Any]) -> str:
 
 
 def _copy_package(source: Path, target: Path) -> None:
-    for name in [*read_description(source)["files"], DESCRIPTION_FILE]:
+    """A copy to work on, which is never sealed; whoever publishes it seals it again."""
+    description = read_description(source)
+    for name in description["files"]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
+        if name == SEALED_FILE:
+            (target / MODEL_FILE).write_bytes(plain_model(source))
+        else:
+            shutil.copyfile(source / name, target / name)
+    write_description(target, {name: value for name, value in description.items() if name not in ("files", "sealed")})
 
 
 def _reopened(folder: Path, changes: dict[str, Any], run: Run) -> Package:

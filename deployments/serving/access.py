@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from deployments.serving.keys import KeyRing, Role
+from deployments.serving.keys import KeyRing, Role, read_keys
 from deployments.serving.tensors import refuse
+from infra.access import is_loopback
+from infra.errors import InvalidOptionError
+from infra.settings import Settings
+from infra.store import open_store
 
 ANYBODY: Final = "anybody"
 CHALLENGE = [(b"www-authenticate", b'Bearer realm="atelier"')]
+
+
+def check_access(host: str, settings: Settings, command: str) -> None:
+    """Refuse to open a door to a network without a lock.
+
+    Raises:
+        InvalidOptionError: the address is not loopback and there is no API key.
+    """
+    if is_loopback(host) or read_keys(open_store(settings.workspace_uri)):
+        return
+    hint = "Make one: atelier keys create NAME --role admin"
+    raise InvalidOptionError(command, [f"--host {host} is reached from outside, and there is no API key"], hint)
 
 
 def allow(ring: KeyRing, headers: dict[bytes, bytes], role: Role) -> str:

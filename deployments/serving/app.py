@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from deployments.serving.access import CHALLENGE, allow
 from deployments.serving.admin import admin_routes
+from deployments.serving.counted import CountedOnce
 from deployments.serving.feedback import Signer
 from deployments.serving.fleet import Fleet, Served
 from deployments.serving.judging import Feedback, judge
@@ -48,10 +49,11 @@ class Server:
         predictor: Predictor,
         signer: Signer,
         truths: TruthWriter,
+        counted: CountedOnce,
         lifespan: Any,
         version: str,
     ) -> None:
-        self.fleet, self.ring, self.metrics, self.signer, self.truths = fleet, ring, metrics, signer, truths
+        self.fleet, self.ring, self.metrics, self.signer, self.truths, self.counted = fleet, ring, metrics, signer, truths, counted
         self.draining = False
         self._predictor = predictor
         self._app = build_app(self, lifespan, version)
@@ -177,7 +179,7 @@ def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
     )
     async def feedback(request: Request, name: Name, body: Feedback) -> dict[str, Any]:
         may(request)
-        return judge(server.signer, server.served(name), server.metrics, server.truths, name, body)
+        return judge(server.signer, server.served(name), server.metrics, server.truths, server.counted, name, body)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response, responses=error_responses(401))
     async def exposition(request: Request) -> Response:

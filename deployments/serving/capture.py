@@ -37,6 +37,8 @@ class Captured:
     Attributes:
         at: seconds since 1970.
         key: of the client, or who it is by API key.
+        request: id of the request, by which the truth that comes later finds it.
+        row: its place in the request.
         inputs: as the model got them: a value a column [1], or ``image`` [H, W, 3].
         encoded: the picture as it was sent, if it was sent so.
         output: scores [C], or a value.
@@ -46,6 +48,8 @@ class Captured:
     at: float
     model: ServedModel
     key: str
+    request: str
+    row: int
     inputs: dict[str, NDArray[Any]]
     encoded: bytes | None
     output: Any
@@ -69,9 +73,9 @@ class Capture(Protocol):
 class ParquetCapture:
     """Writes ``captures/MODEL/DATE/TIME-ID.parquet`` into the store, a file for up to 1,024 rows or ``every_s`` seconds.
 
-    Columns: ``time`` (UTC), ``model``, ``version``, ``key``, ``latency_s``, ``label`` and ``confidence`` and ``scores`` (JSON) or ``value``;
-    for tables ``input.COLUMN``; for pictures ``image`` (as sent, or PNG; null if only statistics are kept), ``width``, ``height``,
-    ``brightness`` and ``contrast`` (mean and standard deviation of the pixels, 0 to 255).
+    Columns: ``time`` (UTC), ``model``, ``version``, ``key``, ``request`` and ``row`` (by which a truth finds it), ``latency_s``, ``label`` and
+    ``confidence`` and ``scores`` (JSON) or ``value``; for tables ``input.COLUMN``; for pictures ``image`` (as sent, or PNG; null if only
+    statistics are kept), ``width``, ``height``, ``brightness`` and ``contrast`` (mean and standard deviation of the pixels, 0 to 255).
 
     Args:
         share: of the requests, 0 to 1.
@@ -155,6 +159,8 @@ def as_table(rows: Sequence[Captured], *, pictures: bool) -> pa.Table:
         "model": [model.name] * len(rows),
         "version": pa.array([model.number] * len(rows), pa.int32()),
         "key": [row.key for row in rows],
+        "request": [row.request for row in rows],
+        "row": pa.array([row.row for row in rows], pa.int32()),
         "latency_s": [row.took_s for row in rows],
     }
     if model.output == "value":

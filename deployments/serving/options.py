@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 class ServeOptions(BaseModel):
     """Options of ``atelier serve``."""

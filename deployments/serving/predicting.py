@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deployments.serving.access import CHALLENGE, allow
 from deployments.serving.batching import Answer
 from deployments.serving.capture import Capture, Captured
-from deployments.serving.feedback import HEADER, MOST_ROWS, Signer
+from deployments.serving.feedback import HEADER, MOST_ROWS, Signer, request_ids
 from deployments.serving.fleet import Fleet
 from deployments.serving.keys import KeyRing
 from deployments.serving.metrics import Metrics
@@ -77,6 +77,7 @@ class Predictor:
         self._fleet, self._ring, self._metrics, self._signer = fleet, ring, metrics, signer
         self._max_body, self._executor, self._capture = max_body, executor, capture
         self._copies: set[asyncio.Task[None]] = set()
+        self._requests = request_ids()
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send, extra: Headers) -> None:
         """Answer one request; ``extra`` headers go with every answer."""
@@ -125,9 +126,10 @@ class Predictor:
         told = model.count(output)
         content, more = asked.finish(model, output)
         more.append((b"atelier-version", b"%d" % model.number))
+        request = next(self._requests)
         if len(told) <= MOST_ROWS:
             values = told if model.output == "scores" else output.tolist()
-            more.append((HEADER, self._signer.sign(model.name, model.number, values)))
+            more.append((HEADER, self._signer.sign(model.name, model.number, values, request)))
         end = time.perf_counter()
         model.metrics.answered(
             queue_s=max(0.0, back - read - answer.model_s),
@@ -137,7 +139,7 @@ class Predictor:
             total_s=end - begun,
             batch_rows=answer.batch_rows,
         )
-        self._afterwards(model, target, asked, output, told, key, end - begun)
+        self._afterwards(model, target, asked, output, told, key, request, end - begun)
         return content, more
 
     def _read_infer(self, model: ServedModel, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> _Asked:
@@ -169,7 +171,15 @@ class Predictor:
         return _Asked(plain.parts(model), plain.parts, finish, plain.encoded)
 
     def _afterwards(
-        self, model: ServedModel, target: Target, asked: _Asked, output: NDArray[Any], told: list[str], key: str, took_s: float
+        self,
+        model: ServedModel,
+        target: Target,
+        asked: _Asked,
+        output: NDArray[Any],
+        told: list[str],
+        key: str,
+        request: str,
+        took_s: float,
     ) -> None:
         """What the client does not wait for: the copy to the shadow, and the capture."""
         shadow = self._fleet.shadow_of(model.name, model) if target.version is None else None
@@ -181,9 +191,8 @@ class Predictor:
         if self._capture is not None and self._capture.wants():
             for row, ((feeds, _), index) in enumerate(_rows_of(asked.parts)):
                 encoded = asked.pictures[row] if row < len(asked.pictures) else None
-                self._capture.put(
-                    Captured(time.time(), model, key, {name: value[index] for name, value in feeds.items()}, encoded, output[row], took_s)
-                )
+                inputs = {name: value[index] for name, value in feeds.items()}
+                self._capture.put(Captured(time.time(), model, key, request, row, inputs, encoded, output[row], took_s))
 
     async def _copy(self, model: ServedModel, shadow: ServedModel, asked: _Asked, told: list[str]) -> None:
         try:

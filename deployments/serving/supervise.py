@@ -15,18 +15,28 @@ from pathlib import Path
 from types import FrameType
 
 from deployments.serving.options import ServeOptions
-from infra.errors import ServiceError, from_wire
+from infra.audit import write_down
+from infra.errors import AtelierError, ServiceError, from_wire
 from infra.settings import load_settings
+from infra.store import open_store
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _STEADY_S = 0.5, 30.0, 60.0
 
 
 def serve(options: ServeOptions) -> int:
     """Serve until asked to stop; the exit status."""
-    from deployments.serving.worker import address_of, bind, check_access, run
+    from deployments.serving.access import check_access
+    from deployments.serving.worker import address_of, bind, run
 
-    check_access(options, load_settings())
+    settings = load_settings()
+    check_access(options.host, settings, "atelier serve")
     bound = bind(options.host, options.port)
+    try:
+        write_down(
+            open_store(settings.workspace_uri), "serve", ", ".join(options.models), address=address_of(bound), capture=options.capture
+        )
+    except AtelierError as error:  # a server may have a workspace that it can only read
+        print(f"the audit log cannot be written: {error}", file=sys.stderr, flush=True)
     if options.workers == 1:
         return run(options, bound)
     port = bound.getsockname()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -33,6 +34,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 _NUMBERS = {int, float, type(None)}
 _LENGTH_BYTES = 4
 _MOST_DIMENSIONS = 8
+_LONGEST_KNOWN = 1024  # bytes of a request's JSON part that is worth remembering
 
 
 @dataclass(slots=True)
@@ -72,6 +74,28 @@ def load_json(body: bytes | bytearray | memoryview) -> Any:
         raise refuse(f"the body {what}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a request says of one input; ``size`` bytes of it follow the JSON, or ``data`` is its value."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    size: int | None
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The JSON part of a request, checked."""
+
+    id: str
+    entries: list[_Entry]
+    outputs: dict[str, bool] | None
+    binary: bool
+    parameters: Mapping[str, Any]
+
+
 def parse_infer(body: bytes | bytearray, header_length: int | None = None) -> InferRequest:
     """Read an inference request.
 
@@ -83,29 +107,49 @@ def parse_infer(body: bytes | bytearray, header_length: int | None = None) -> In
         RequestRefusedError: it does not follow the protocol.
     """
     view = memoryview(body)
-    if header_length is not None and not 0 < header_length <= len(view):
+    if header_length is None:
+        head, offset = _read_head(load_json(view)), len(view)
+    elif not 0 < header_length <= len(view):
         raise refuse(f"Inference-Header-Content-Length is {header_length}, but the body has {len(view)} bytes")
-    document = load_json(view if header_length is None else view[:header_length])
+    else:
+        said = view[:header_length]
+        # A client that sends bytes says the same of them every time.
+        head = _known_head(bytes(said)) if header_length <= _LONGEST_KNOWN else _read_head(load_json(said))
+        offset = header_length
+    inputs: dict[str, NDArray[Any]] = {}
+    for entry in head.entries:
+        if entry.name in inputs:
+            raise refuse(f"input {entry.name!r} came twice")
+        if entry.size is None:
+            inputs[entry.name] = from_json(entry.data, entry.datatype, entry.shape, entry.name)
+            continue
+        if offset + entry.size > len(view):
+            raise refuse(f"input {entry.name!r}: {entry.size} bytes were announced, {len(view) - offset} came")
+        inputs[entry.name] = from_bytes(view[offset : offset + entry.size], entry.datatype, entry.shape, entry.name)
+        offset += entry.size
+    if offset != len(view):
+        raise refuse(f"{len(view) - offset} bytes are left after the last tensor")
+    return InferRequest(head.id, inputs, head.outputs, head.binary, head.parameters)
+
+
+@lru_cache(maxsize=512)
+def _known_head(said: bytes) -> _Head:
+    return _read_head(load_json(said))
+
+
+def _read_head(document: Any) -> _Head:
     if not isinstance(document, dict):
         raise refuse(f"the body must be a JSON object with 'inputs', got {type(document).__name__}")
     listed = document.get("inputs")
     if not isinstance(listed, list) or not listed:
         raise refuse("'inputs' must be a list of at least one tensor: {name, datatype, shape, data}")
-    offset = len(view) if header_length is None else header_length
-    inputs: dict[str, NDArray[Any]] = {}
-    for entry in listed:
-        name, array, offset = _read_input(entry, view, offset)
-        if name in inputs:
-            raise refuse(f"input {name!r} came twice")
-        inputs[name] = array
-    if offset != len(view):
-        raise refuse(f"{len(view) - offset} bytes are left after the last tensor")
+    entries = [_read_entry(entry) for entry in listed]
     identifier = document.get("id", "")
     if not isinstance(identifier, str):
         raise refuse("'id' must be a text")
     parameters = _parameters(document, "the request")
-    outputs = _read_outputs(document.get("outputs"), bool(parameters.get("binary_data_output", False)))
-    return InferRequest(identifier, inputs, outputs, bool(parameters.get("binary_data_output", False)), parameters)
+    binary = bool(parameters.get("binary_data_output", False))
+    return _Head(identifier, entries, _read_outputs(document.get("outputs"), binary), binary, parameters)
 
 
 def _parameters(document: Mapping[str, Any], what: str) -> Mapping[str, Any]:
@@ -130,8 +174,7 @@ def _read_outputs(listed: Any, binary: bool) -> dict[str, bool] | None:
     return wanted
 
 
-def _read_input(entry: Any, view: memoryview, offset: int) -> tuple[str, NDArray[Any], int]:
-    """Name, array and where the next tensor's bytes begin."""
+def _read_entry(entry: Any) -> _Entry:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise refuse("each input must be an object with 'name', 'datatype', 'shape' and 'data'")
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
@@ -140,15 +183,11 @@ def _read_input(entry: Any, view: memoryview, offset: int) -> tuple[str, NDArray
     if not isinstance(shape, list) or not 0 < len(shape) <= _MOST_DIMENSIONS or set(map(type, shape)) != {int} or min(shape) < 0:
         raise refuse(f"input {name!r}: 'shape' must be a list of 1 to {_MOST_DIMENSIONS} whole numbers from 0 up, got {shape!r}"[:300])
     size = entry.get("parameters", {}).get("binary_data_size") if isinstance(entry.get("parameters", {}), dict) else None
-    if size is None:
-        if "data" not in entry:
-            raise refuse(f"input {name!r} has no 'data' (and no parameter 'binary_data_size')")
-        return name, from_json(entry["data"], datatype, shape, name), offset
-    if type(size) is not int or size < 0:
+    if size is None and "data" not in entry:
+        raise refuse(f"input {name!r} has no 'data' (and no parameter 'binary_data_size')")
+    if size is not None and (type(size) is not int or size < 0):
         raise refuse(f"input {name!r}: 'binary_data_size' must be a whole number of bytes, got {size!r}")
-    if offset + size > len(view):
-        raise refuse(f"input {name!r}: {size} bytes were announced, {len(view) - offset} came")
-    return name, from_bytes(view[offset : offset + size], datatype, shape, name), offset + size
+    return _Entry(name, datatype, shape, size, entry.get("data"))
 
 
 def from_json(data: Any, datatype: str, shape: Sequence[int], name: str) -> NDArray[Any]:
@@ -253,9 +292,10 @@ def build_response(
         outputs: arrays by name.
         binary: which of them come as bytes; the others come as JSON, a number that is none as null.
     """
-    entries, tails = [], []
+    entries: list[dict[str, Any]] = []
+    tails: list[bytes] = []
     for name, array in outputs.items():
-        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
         if binary.get(name):
             tail = np.ascontiguousarray(array).tobytes() if array.dtype != object else _pack_texts(array)
             entry["parameters"] = {"binary_data_size": len(tail)}
@@ -263,11 +303,25 @@ def build_response(
         else:
             entry["data"] = array.ravel().tolist() if array.dtype == object else np.ascontiguousarray(array).ravel()
         entries.append(entry)
+    if len(tails) == len(entries) == 1 and not identifier:
+        (entry,), (tail,) = entries, tails
+        head = _known_answer(model, version, entry["name"], entry["datatype"], entry["shape"], len(tail))
+        return head + tail, len(head)
+    head = _answer_head(model, version, identifier, entries)
+    return (head, None) if not tails else (b"".join([head, *tails]), len(head))
+
+
+@lru_cache(maxsize=512)
+def _known_answer(model: str, version: str, name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
+    entry = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+    return _answer_head(model, version, "", [entry])
+
+
+def _answer_head(model: str, version: str, identifier: str, entries: Sequence[Mapping[str, Any]]) -> bytes:
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
     if identifier:
         document["id"] = identifier
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (head, None) if not tails else (b"".join([head, *tails]), len(head))
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _pack_texts(array: NDArray[Any]) -> bytes:

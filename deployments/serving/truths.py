@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from deployments.serving.feedback import Told
 from infra.errors import AtelierError
 from infra.store import Store
 
@@ -21,7 +22,7 @@ _MOST_WAITING, _FLUSH_ROWS = 8192, 1024
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """One prediction and its truth; ``correct`` for labels, ``squared_error`` for values."""
+    """One prediction and its truth; ``correct`` for labels, ``squared_error`` for values. ``request`` and ``row`` are those of the capture."""
 
     at: float
     model: str
@@ -30,6 +31,8 @@ class Truth:
     truth: str
     correct: bool | None
     squared_error: float | None
+    request: str
+    row: int
 
 
 class TruthWriter:
@@ -81,6 +84,8 @@ class TruthWriter:
                 "truth": [row.truth for row in rows],
                 "correct": pa.array([row.correct for row in rows], pa.bool_()),
                 "squared_error": pa.array([row.squared_error for row in rows], pa.float64()),
+                "request": pa.array([row.request for row in rows], pa.string()),
+                "row": pa.array([row.row for row in rows], pa.int32()),
             }
         )
         moment = datetime.now(UTC)
@@ -94,12 +99,12 @@ class TruthWriter:
             time.sleep(1)
 
 
-def as_truths(model: str, version: int, told: Sequence[str | float], truth: Sequence[str | float]) -> list[Truth]:
+def as_truths(told: Told, truth: Sequence[str | float]) -> list[Truth]:
     """What was told and what is true, row by row, as it is kept."""
     now = time.time()
     return [
-        Truth(now, model, version, str(one), str(true), one == true, None)
+        Truth(now, told.model, told.version, str(one), str(true), one == true, None, told.request, row)
         if isinstance(one, str)
-        else Truth(now, model, version, str(one), str(true), None, (float(one) - float(true)) ** 2)
-        for one, true in zip(told, truth, strict=True)
+        else Truth(now, told.model, told.version, str(one), str(true), None, (float(one) - float(true)) ** 2, told.request, row)
+        for row, (one, true) in enumerate(zip(told.told, truth, strict=True))
     ]

@@ -25,16 +25,18 @@ import uvicorn
 from algorithms._package_runtime import num_cores
 from deployments.serving.app import Server
 from deployments.serving.capture import ParquetCapture
+from deployments.serving.counted import CountedOnce
 from deployments.serving.feedback import Signer, secret_of
 from deployments.serving.fleet import Fleet
 from deployments.serving.inputs import Limits
-from deployments.serving.keys import KeyRing, read_keys
+from deployments.serving.keys import KeyRing
 from deployments.serving.loading import Loader
 from deployments.serving.metrics import Metrics
-from deployments.serving.options import LOOPBACK, ServeOptions
+from deployments.serving.options import ServeOptions
 from deployments.serving.predicting import Predictor
 from deployments.serving.truths import TruthWriter
-from infra.errors import AtelierError, InvalidOptionError, ServiceError, to_wire
+from infra.access import is_loopback
+from infra.errors import AtelierError, ServiceError, to_wire
 from infra.registry import Registry
 from infra.settings import Settings, load_settings
 from infra.store import open_store
@@ -115,7 +117,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
     """
     store = open_store(settings.workspace_uri)
     registry = Registry(settings, store)
-    ring = KeyRing(store, open_without_keys=options.host in LOOPBACK)
+    ring = KeyRing(store, open_without_keys=is_loopback(options.host))
     metrics = Metrics()
     executor = ThreadPoolExecutor(max_workers=num_cores() + 2, thread_name_prefix="serve")
     limits = Limits(options.max_rows, options.max_megapixels)
@@ -123,6 +125,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
     fleet = Fleet(registry, settings, store, options.models, loader, options.poll_s)
     signer = Signer(secret_of(settings.state_dir))
     truths = TruthWriter(store, options.capture_s)
+    counted = CountedOnce(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
     capture = None
     if options.capture > 0:
         capture = ParquetCapture(
@@ -148,7 +151,7 @@ def build(options: ServeOptions, settings: Settings) -> Server:
                 await asyncio.to_thread(capture.close)
             executor.shutdown(wait=False)
 
-    return Server(fleet, ring, metrics, predictor, signer, truths, lifespan, version_of("atelier"))
+    return Server(fleet, ring, metrics, predictor, signer, truths, counted, lifespan, version_of("atelier"))
 
 
 async def _count(metrics: Metrics) -> None:
@@ -165,19 +168,6 @@ async def _follow_keys(ring: KeyRing, poll_s: float) -> None:
             await asyncio.to_thread(ring.load)
         except (AtelierError, OSError) as error:
             logger.error("the API keys could not be read, the known ones stay: %s", error)
-
-
-def check_access(options: ServeOptions, settings: Settings) -> None:
-    """Refuse to open a door to a network without a lock.
-
-    Raises:
-        InvalidOptionError: the address is not loopback and there is no API key.
-    """
-    if options.host in LOOPBACK:
-        return
-    if not read_keys(open_store(settings.workspace_uri)):
-        hint = "Make one: atelier keys create NAME --role admin"
-        raise InvalidOptionError("atelier serve", [f"--host {options.host} is reached from outside, and there is no API key"], hint)
 
 
 def run(options: ServeOptions, bound: socket.socket) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from infra._registry_mlflow import MlflowBackend
+from infra._registry_mlflow import MlflowBackend, make_schema
 from infra.errors import InvalidSettingError, MissingExtraError, ServiceError
 from infra.prefect_server import make_template
 from infra.settings import Settings
@@ -64,33 +66,46 @@ def prepare_databases(settings: Settings) -> Databases:
             partial.replace(database)
         MlflowBackend.open(settings).make_ready()
         return planned
-    _create_missing(settings.database.get_secret_value())
+    if not _create_missing(settings.database.get_secret_value()):
+        make_schema(planned.mlflow, "mlflow-artifacts:/")
     return planned
 
 
-def _create_missing(url: str) -> None:
-    """``CREATE DATABASE`` for those of NAME_prefect and NAME_mlflow that do not exist, by way of the database ``postgres``."""
+def _create_missing(url: str) -> bool:
+    """``CREATE DATABASE`` for those of NAME_prefect and NAME_mlflow that do not exist, by way of the database ``postgres``.
+
+    Returns:
+        Whether MLflow's tables are there.
+    """
     try:
         import pg8000.native as driver
     except ImportError:
         raise MissingExtraError("PostgreSQL", "postgresql") from None
     parts = urlsplit(url)
     name = parts.path.strip("/")
-    try:
-        connection = driver.Connection(
-            unquote(parts.username or "postgres"),
-            host=parts.hostname or "localhost",
-            port=parts.port or 5432,
-            password=unquote(parts.password) if parts.password else None,
-            database="postgres",
-            timeout=10,
+
+    def connect(database: str) -> Any:
+        return closing(
+            driver.Connection(
+                unquote(parts.username or "postgres"),
+                host=parts.hostname or "localhost",
+                port=parts.port or 5432,
+                password=unquote(parts.password) if parts.password else None,
+                database=database,
+                timeout=10,
+            )
         )
-        try:
+
+    try:
+        with connect("postgres") as connection:
             there = {row[0] for row in connection.run("SELECT datname FROM pg_database")}
             for wanted in (f"{name}_prefect", f"{name}_mlflow"):
                 if wanted not in there:
                     connection.run(f'CREATE DATABASE "{wanted}"')  # the name was checked letter by letter
-        finally:
-            connection.close()
+        with connect(f"{name}_mlflow") as connection:
+            # The last thing that MLflow writes when it makes its tables.
+            return bool(connection.run("SELECT 1 FROM information_schema.tables WHERE table_name = 'alembic_version'")) and bool(
+                connection.run("SELECT 1 FROM alembic_version")
+            )
     except (driver.DatabaseError, driver.InterfaceError, OSError) as error:
         raise ServiceError(f"PostgreSQL at {parts.hostname}:{parts.port or 5432}", f"{error}. Check ATELIER_DATABASE.") from None

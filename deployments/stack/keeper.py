@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deployments.serving.supervise import seconds_until_restart
+from deployments.stack.options import family_of
 from deployments.stack.parts import Part
 from infra._supervisor import start_supervised
 from infra.cluster import python_path
@@ -126,7 +127,7 @@ class Keeper:
         command, fds = part.command, []
         if part.listens is not None:
             if state.listening is None:
-                state.listening = socket.create_server(("127.0.0.1", part.listens), backlog=512)
+                state.listening = socket.create_server(part.listens, family=family_of(part.listens[0]), backlog=512)
             fds = [state.listening.fileno()]
             command = [word.replace("{fd}", str(fds[0])) for word in command]
         log = self._log(state)

@@ -12,11 +12,17 @@ from pydantic import BaseModel, SecretStr
 from deployments.stack import health
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
-from deployments.stack.options import WORK_POOL, WORKER, UpOptions
+from deployments.stack.options import LOOPBACK, WORK_POOL, WORKER, UpOptions, reachable
+from infra.access import (
+    is_loopback,
+    mlflow_client_variables,
+    mlflow_server_arguments,
+    mlflow_server_variables,
+    prefect_client_variables,
+    prefect_server_variables,
+)
 from infra.prefect_server import SERVER_LOGGING_CONFIG, quiet_environment
 from infra.settings import Settings
-
-HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Part:
         command, environment: what is started; the environment comes over this process' own, None takes a variable away.
         check: answers why the part is not well yet; empty: it is.
         address: what a person opens, if anything.
-        listens: a port that the keeper binds and hands down, so that callers queue up while the part restarts.
+        listens: host and port that the keeper binds and hands down, so that callers queue up while the part restarts.
         start_s: longest time until it is well.
         grace_s: time to end in good order.
     """
@@ -36,10 +42,10 @@ class Part:
     name: str
     title: str
     command: list[str]
-    environment: Mapping[str, str | None]
+    environment: Mapping[str, str | None] = field(repr=False)  # it may hold the login
     check: Check
     address: str = ""
-    listens: int | None = None
+    listens: tuple[str, int] | None = None
     start_s: float = 600.0  # on a machine that is busy with other things MLflow alone was seen to take 150
     grace_s: float = 10.0
     after: tuple[str, ...] = field(default=())
@@ -49,11 +55,14 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
     """All parts, in the order in which they start."""
     home = settings.state_dir / "prefect"
     folder = settings.state_dir / "stack"
-    api = f"http://{HOST}:{ports['prefect']}/api"
-    scheduler = f"tcp://{HOST}:{ports['scheduler']}"
+    host = reachable(options.host)
+    api = f"http://{host}:{ports['prefect']}/api"
+    scheduler = f"tcp://{LOOPBACK}:{ports['scheduler']}"
     common: dict[str, str | None] = {
         **quiet_environment(),
         **_as_variables(settings),
+        **prefect_client_variables(settings),
+        **mlflow_client_variables(settings),
         "PYTHONUNBUFFERED": "1",
         "ATELIER_WORKSPACE": settings.workspace_uri,
         "ATELIER_REGISTRY": databases.registry or None,
@@ -65,41 +74,48 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
         Part(
             name="prefect",
             title="Prefect",
-            command=[*_python("uvicorn"), "--factory", "prefect.server.api.server:create_app", "--fd", "{fd}", "--log-level", "error"],
+            command=[*_python("uvicorn"), "--factory", "deployments.stack.prefect_app:create_app", "--fd", "{fd}", "--log-level", "error"],
             environment={
                 **common,
-                **_prefect_server(api, databases),
+                **_prefect_server(api if is_loopback(options.host) else "/api", databases),
+                **prefect_server_variables(settings),
                 "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
                 "PREFECT_API_URL": None,
                 "OMP_NUM_THREADS": None,
             },
             check=health.http_ok(f"{api}/health"),
-            address=f"http://{HOST}:{ports['prefect']}",
-            listens=ports["prefect"],
+            address=f"http://{host}:{ports['prefect']}",
+            listens=(options.host, ports["prefect"]),
         ),
         Part(
             name="scheduler",
             title="Dask",
             command=[
                 *_python("distributed.cli.dask_scheduler"),
-                *("--host", HOST, "--port", str(ports["scheduler"])),
-                *("--dashboard-address", f"{HOST}:{ports['dashboard']}", "--no-show"),
+                *("--host", LOOPBACK, "--port", str(ports["scheduler"])),
+                *("--dashboard-address", f"{LOOPBACK}:{ports['dashboard']}", "--no-show"),
             ],
             environment=common,
-            check=health.http_ok(f"http://{HOST}:{ports['dashboard']}/health"),
-            address=f"http://{HOST}:{ports['dashboard']}/status",
+            check=health.http_ok(f"http://{LOOPBACK}:{ports['dashboard']}/health"),
+            address=f"http://{LOOPBACK}:{ports['dashboard']}/status",
         ),
         Part(
             name="mlflow",
             title="MLflow",
             command=[
                 *_python("mlflow", "server"),
-                *("--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"),
+                *("--host", options.host, "--port", str(ports["mlflow"]), "--workers", "1"),
+                *mlflow_server_arguments(settings),
                 *("--backend-store-uri", databases.mlflow, "--artifacts-destination", str(settings.state_dir / "mlflow-artifacts")),
             ],
-            environment={**common, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            check=health.http_ok(f"http://{HOST}:{ports['mlflow']}/health"),
-            address=f"http://{HOST}:{ports['mlflow']}",
+            environment={
+                **common,
+                **mlflow_server_variables(settings),
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
+            check=health.http_ok(f"http://{host}:{ports['mlflow']}/health"),
+            address=f"http://{host}:{ports['mlflow']}",
         ),
     ]
     parts += [
@@ -136,10 +152,10 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
         Part(
             name="serving",
             title="Inference",
-            command=_python("deployments.stack.serving", HOST, str(ports["serving"]), str(options.capture)),
+            command=_python("deployments.stack.serving", options.host, str(ports["serving"]), str(options.capture)),
             environment={**common, "ATELIER_READY_FILE": str(folder / "serving.ready")},
             check=health.file_there(folder / "serving.ready"),
-            address=f"http://{HOST}:{ports['serving']}/docs",
+            address=f"http://{host}:{ports['serving']}/docs",
             grace_s=60.0,
         ),
     ]

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from pydantic import SecretStr
 
+from deployments.local import _check_doors
 from deployments.presets import deployables
+from deployments.serving.keys import create_key
 from deployments.stack import health
 from deployments.stack.databases import plan_databases, prepare_databases
 from deployments.stack.keeper import Keeper
@@ -26,6 +30,7 @@ from deployments.stack.parts import Part, make_parts
 from deployments.stack.serving import served_names
 from infra.errors import InvalidOptionError, InvalidSettingError, ServiceError
 from infra.settings import Settings
+from infra.store import open_store
 from tests.stack import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +90,29 @@ def test_every_part_listens_on_loopback_and_waits_for_parts_that_come_before(tmp
     for place, part in enumerate(parts):
         assert "0.0.0.0" not in " ".join(part.command)
         assert set(part.after) <= set(names[:place])
+
+
+def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> None:
+    options = UpOptions(host="0.0.0.0")
+    with pytest.raises(InvalidSettingError, match="ATELIER_LOGIN"):
+        _check_doors(options, Settings(workspace=str(tmp_path)))
+    settings = Settings(workspace=str(tmp_path), login=SecretStr("admin:a-long-password"))
+    with pytest.raises(InvalidOptionError, match="no API key"):
+        _check_doors(options, settings)
+    create_key(open_store(settings.workspace_uri), "ada", "predict")
+    _check_doors(options, settings)
+    _check_doors(UpOptions(), Settings(workspace=str(tmp_path)))
+
+    parts = {part.name: part for part in make_parts(options, settings, USUAL, plan_databases(settings))}
+    assert parts["prefect"].listens == ("0.0.0.0", USUAL["prefect"])
+    assert parts["prefect"].environment["PREFECT_SERVER_API_AUTH_STRING"] == "admin:a-long-password"
+    assert "basic-auth" in parts["mlflow"].command
+    assert {"0.0.0.0"} <= set(parts["mlflow"].command) & set(parts["serving"].command)
+    assert not {"0.0.0.0"} & set(parts["scheduler"].command), "Dask has no login"
+    for name in ("worker", "triggers", "serving"):
+        assert parts[name].environment["PREFECT_API_URL"] == f"http://127.0.0.1:{USUAL['prefect']}/api"
+        assert parts[name].environment["PREFECT_API_AUTH_STRING"] == "admin:a-long-password"
+    assert not any("a-long-password" in repr(part) + " ".join(part.command) for part in parts.values())
 
 
 @pytest.mark.parametrize(
@@ -186,10 +214,33 @@ def test_the_slim_image_has_only_what_is_locked_and_no_torch() -> None:
     wanted = (ROOT / "infra" / "images" / "inference.txt").read_text().split()
     locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     assert {name for name in wanted if name not in locked} == {"onnxruntime"}, "in place of onnxruntime-gpu"
-    assert not {"torch", "prefect", "dask", "scikit-learn"} & set(wanted)
+    assert not {"torch", "prefect", "dask", "scikit-learn", "mlflow"} & set(wanted)
+
+
+def test_the_slim_image_installs_the_versions_of_the_lock(tmp_path: Path) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nfor one; do case $one in /*) cp "$one" {tmp_path}/constraints;; esac; done\n'
+    )
+    pip.chmod(0o755)
+    script = ROOT / "infra" / "images" / "install_inference.sh"
+    subprocess.run(["sh", script, pip, "--quiet"], cwd=ROOT, check=True, timeout=30)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0].startswith("--quiet install -r infra/images/inference.txt -c /")
+    assert calls[1] == "--quiet install --no-deps ."
+    lines = (tmp_path / "constraints").read_text().splitlines()
+    constraints = [Requirement(line) for line in lines]
+    # One version for every supported Python: a lock has several of some packages, each for its own.
+    for name in (ROOT / "infra" / "images" / "inference.txt").read_text().split():
+        for python in ("3.11", "3.12"):
+            environment = {"python_full_version": f"{python}.0", "python_version": python}
+            fitting = [one for one in constraints if one.name == name and (one.marker is None or one.marker.evaluate(environment))]
+            assert len({str(one.specifier) for one in fitting}) == 1, (name, python)
+    versions = {one.name: str(one.specifier) for one in constraints}
+    assert versions["onnxruntime"] == versions["onnxruntime-gpu"]
 
 
 def test_prefect_yaml_names_flows_that_exist() -> None:
     found = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     entrypoints = {one.entrypoint for one in deployables()}
-    assert {one["entrypoint"] for one in found["deployments"]} <= entrypoints
+    assert {one["entrypoint"] for one in found["deployments"]} == {one for one in entrypoints if not one.startswith("flows.deployed.")}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +35,7 @@ from tasks._card.model import (
     ValidationPart,
 )
 from tasks._card.render import render_card, summary_markdown
+from tests.browser import CHROMIUM, chromium
 from tests.tasks.test_compression_card import TABLE, row
 
 SECTIONS = ["data", "validation", "training", "evaluation", "package", "environment", "stages", "reproduce"]
@@ -44,7 +43,6 @@ OUTSIDE = re.compile(
     r"""(?:src|href|action|data)\s*=\s*["']?\s*(?:[a-z]+:)?//|url\(\s*["']?(?!data:)|@import|<script|<link|<iframe|\son\w+\s*=""",
     re.IGNORECASE,
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def picture(label: str, prediction: str, name: str = "0/a.png") -> Picture:
@@ -383,29 +381,6 @@ def test_the_finding_names_the_weakest_class_and_the_commonest_mistake() -> None
         per_class=[ClassScore(name=n, precision=1, recall=1, f1=f, support=10) for n, f in (("a", 0.8), ("b", 0.9))],
     )
     assert findings.evaluation_finding(part) == "2 of 20 wrong. Weakest class: a (F1 0.800). Most confused: a taken for b, 2 times."
-
-
-def chromium(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM is not None
-    quiet = [
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--hide-scrollbars",
-        "--disable-dev-shm-usage",
-        *quiet,
-        f"--user-data-dir={folder / 'profile'}",
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,19 @@ import pytest
 from deployments.cli import main
 from infra.artifacts import publish
 from infra.audit import read as read_audit
+from infra.context import StageContext
+from infra.datasets import names
+from infra.datasets.card import Card, DatasetRef, Lineage, Source
+from infra.datasets.dataset import CARD
 from infra.errors import InvalidOptionError
+from infra.events import DATASET_CREATED, emit
 from infra.in_use import cleaning, using
 from infra.registry import Registry
-from infra.settings import load_settings
-from infra.store import open_store
+from infra.settings import Settings, load_settings
+from infra.store import Store, open_store
 from tasks._retention import NEEDED_BY_RUNS, Item, parse_age, plan
+from tasks._stock_of_data import named_or_awaited
+from tasks.clean_up import pointed_at, remove, take_stock
 from tests.packages import write_sums
 
 NOW, DAY = 1_000_000_000.0, 86_400.0
@@ -57,6 +66,73 @@ def test_checkpoints_go_with_their_run_and_not_twice() -> None:
     items = [item("runs/a", 99), item("runs/a/checkpoints", 99, "checkpoints"), item("runs/b/checkpoints", 99, "checkpoints")]
     assert keys(items) == ["runs/b/checkpoints", "runs/a"]
     assert keys(items, protected={"runs/a"}) == ["runs/a/checkpoints", "runs/b/checkpoints"]
+
+
+def test_data_that_a_name_or_an_event_points_at_stays() -> None:
+    items = [item(f"datasets/{name}", 99, "dataset", "digits") for name in "abc"]
+    assert keys(items, named={"datasets/a"}, protected={"datasets/b"}) == ["datasets/c"]
+
+
+def _data(store: Store, letter: str, name: str, parents: Sequence[str] = (), joined: Sequence[str] = ()) -> str:
+    """A version without rows; its digest."""
+    digest = letter * 64
+    card = Card(
+        digest=digest,
+        name=name,
+        kind="table",
+        counts={},
+        num_rows={},
+        num_bytes=0,
+        shards=[],
+        features=[],
+        split_rule={},
+        source=Source(uri="x", format="csv", imported_at="2026-01-01"),
+        lineage=Lineage(operation="merge" if joined else "import", parents=list(parents), details={"with": list(joined)} if joined else {}),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CARD).write_text(card.model_dump_json())
+        publish(store, Path(folder), f"datasets/{digest}", "dataset")
+    return digest
+
+
+def _study(store: Store, key: str, dataset: str) -> None:
+    store.write_bytes(f"tuning/{key}/result/study.json", json.dumps({"algorithm": "x/y", "dataset": dataset}).encode())
+
+
+def test_old_data_and_studies_go_unless_a_model_a_name_or_an_event_leads_to_them(tmp_path: Path) -> None:
+    settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=tmp_path / "cache")
+    context = StageContext(settings, open_store(settings.workspace_uri))
+    store, registry = context.store, Registry(settings, context.store)
+    first, new, unused = _data(store, "a", "digits"), _data(store, "b", "digits-new"), _data(store, "c", "digits")
+    learned = _data(store, "d", "digits", [first], [new])
+    awaited, named, origin = _data(store, "e", "later"), _data(store, "1", "named", ["2" * 64]), _data(store, "2", "named")
+    names.record(store, DatasetRef(digest=named, name="named", kind="table"), "x")
+    emit(DATASET_CREATED, "dataset:later", {"data": awaited}, store=store)
+    for key, dataset in (("of-the-model", learned), ("of-its-parents", first), ("unused", unused), ("best", first)):
+        _study(store, key, dataset)
+    store.write_bytes("tuning/killed/journal.log", b"x")
+    package = publish(store, write_sums(tmp_path / "package"), "runs/live/package", "export")
+    registry.register("sums", package, algorithm="x/y", dataset=learned, metrics={"rmse": 1.0})
+
+    items = [one for one in take_stock(context, 0) if one.kind in ("dataset", "study")]
+    assert {one.key for one in items if one.kind == "dataset"} == {
+        f"datasets/{one}" for one in (first, new, unused, learned, awaited, named, origin)
+    }
+    found = plan(
+        items,
+        now=time.time() + 40 * DAY,
+        older_than_s=30 * DAY,
+        keep=0,
+        protected=pointed_at(context),
+        named=named_or_awaited(store),
+        busy=False,
+    )
+    assert [one.key for one in found.remove] == [f"datasets/{unused}", "tuning/killed", "tuning/unused"]
+    assert next(one.group for one in items if one.key == f"datasets/{unused}") == "digits"
+    gone, problems = remove(found, context, lambda ids: None)
+    assert (len(gone), problems) == (3, [])
+    assert [entry.digest for entry in names.list_versions(store)].count(unused) == 0
+    assert names.resolve(store, "named").digest == named
 
 
 def test_the_plan_says_why_the_rest_stays() -> None:

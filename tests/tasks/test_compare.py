@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from infra.store import Store, open_store
 from tasks._card.compare import render_comparison, verdict
 from tasks._card.comparison import Comparison
 from tasks.compare import compare, write_page
+from tests.browser import CHROMIUM, chromium
 from tests.tasks.test_card import OUTSIDE, Page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def make_version(
@@ -194,11 +192,9 @@ def test_hostile_names_stay_text_and_compression_is_shown(pair: tuple[ModelVersi
 def test_the_page_looks_like_something_in_a_browser(pair: tuple[ModelVersion, ModelVersion], store: Store, tmp_path: Path) -> None:
     from PIL import Image
 
-    assert CHROMIUM is not None
     write_page(compare(*pair, store=store), tmp_path / "page.html")
     shot = tmp_path / "shot.png"
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={shot}", "--window-size=1100,2400"]
-    subprocess.run([*command, (tmp_path / "page.html").as_uri()], check=True, timeout=120, capture_output=True)
+    chromium(f"--screenshot={shot}", "--window-size=1100,2400", (tmp_path / "page.html").as_uri(), folder=tmp_path)
     with Image.open(shot) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.std() > 10

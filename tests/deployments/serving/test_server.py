@@ -224,8 +224,12 @@ def test_feedback_is_counted_for_the_version_that_predicted(server: Running) -> 
 
     right = server.ask("/v2/models/colours/predict", png(), content_type="image/png")
     wrong = server.ask("/v2/models/colours/versions/2/predict", png(), content_type="image/png")
-    assert tell(right, ["red"]).json == {"version": 1, "rows": 1, "correct": 1}
-    assert tell(wrong, ["red"]).json == {"version": 2, "rows": 1, "correct": 0}
+    counter = 'atelier_feedback_total{correct="true",model="colours",version="1"}'
+    before = server.metrics().get(counter, 0)
+    assert tell(right, ["red"]).json == {"version": 1, "rows": 1, "correct": 1, "again": False}
+    assert tell(right, ["red"]).json == {"version": 1, "rows": 1, "correct": 1, "again": True}
+    assert server.metrics()[counter] == before + 1, "told twice, counted once"
+    assert tell(wrong, ["red"]).json == {"version": 2, "rows": 1, "correct": 0, "again": False}
     value = server.ask("/v2/models/sums/predict", [ROW])
     assert tell(value, [1003.5], "sums").json["squared_error"] == pytest.approx((value.json["predictions"][0]["value"] - 1003.5) ** 2)
     for answer, words in (

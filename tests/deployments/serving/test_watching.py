@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from PIL import Image
 from flows.monitor import tell
 from infra.artifacts import publish, read_file
 from infra.context import StageContext
+from infra.datasets.card import DatasetRef
+from infra.datasets.dataset import open_dataset
 from infra.datasets.importer import import_source
 from infra.events import MODEL_DRIFTED, QUALITY_DROPPED, Event, pending
 from infra.registry import ModelVersion, Registry
 from infra.settings import Settings
 from infra.store import Store, open_store
 from tasks._drift import Bars
+from tasks.labelled import labelled_requests
 from tasks.monitor import CANDIDATES, PAGE, REPORT, Watched, monitor
 from tests.deployments.serving.conftest import Running, running
 from tests.packages import write_colours
@@ -113,10 +117,11 @@ def test_shifted_requests_are_a_drift_and_wrong_answers_a_drop(
         assert told(store) == []
 
         dark = send(server, [picture("red", 2000 + index, brightness=0.3) for index in range(60)])
-        for token in dark:
-            assert server.ask("/v2/models/watched/feedback", {"prediction": token, "truth": ["blue"]}).status == 200
+        for truth in ("red", "blue"):  # a person errs, and mends it
+            for token in dark:
+                assert server.ask("/v2/models/watched/feedback", {"prediction": token, "truth": [truth]}).status == 200
         until_kept(store, "captures", 120)
-        until_kept(store, "feedback", 120)
+        until_kept(store, "feedback", 180)
     found = look(context, version, num_candidates=20)
     again = look(context, version, num_candidates=20)
 
@@ -125,12 +130,20 @@ def test_shifted_requests_are_a_drift_and_wrong_answers_a_drop(
     assert not any(column.drifted for column in found.columns if column.name in ("width", "height"))
     assert found.verdict.quality_dropped
     assert found.quality is not None
-    assert found.quality.value == 0.5
+    assert (found.quality.value, found.quality.num) == (0.5, 120), "of two truths of one request the last one holds, and counts once"
     events = {event.event: event for event in told(store)}
     assert set(events) == {"atelier.model.drifted", "atelier.model.quality.dropped"}
     assert len(told(store)) == 2, "the same rows looked at again are the same event"
     assert events["atelier.model.drifted"].payload["version"] == version.version
     assert again.verdict == found.verdict
+
+    data, now = DatasetRef(digest=version.dataset, kind="image"), datetime.now(UTC).isoformat()
+    labelled = labelled_requests("watched", data, None, 1.0, now, context=context)
+    assert labelled is not None
+    card = open_dataset(store, labelled, settings.cache_path).card
+    assert {name: sum(split[name] for split in card.counts.values()) for name in card.classes} == {"blue": 80, "green": 20, "red": 20}
+    assert labelled_requests("watched", data, None, 1.0, now, context=context) == labelled
+    assert labelled_requests("another", data, None, 1.0, now, context=context) is None
 
     assert found.report is not None
     assert json.loads(read_file(store, found.report, REPORT))["verdict"]["drifted"]

@@ -8,22 +8,23 @@ import sys
 import threading
 import time
 
+from infra import wire
 from infra._rendezvous import Slot, assign_ranks
 
 ADDRESS_BYTES = 136  # of one gloo pair
 
 
 class Rank(threading.Thread):
-    def __init__(self, slot: Slot, server: tuple[str, int], protocol: str, barriers: dict[str, threading.Barrier]) -> None:
+    def __init__(self, slot: Slot, server: tuple[str, int], secret: str, protocol: str, barriers: dict[str, threading.Barrier]) -> None:
         super().__init__()
-        self.slot, self.server, self.protocol, self.barriers = slot, server, protocol, barriers
+        self.slot, self.server, self.secret, self.protocol, self.barriers = slot, server, secret, protocol, barriers
         self.num_requests = 0
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         self.num_requests += 1
         connection = http.client.HTTPConnection(*self.server, timeout=120, source_address=(self.slot.host, 0))
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, {wire.HEADER: wire.digest(self.secret, method, path, body or b"")})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -65,7 +66,7 @@ class Rank(threading.Thread):
 
 
 def main() -> None:
-    address, port, protocol, hosts = sys.argv[1:]
+    address, port, secret, protocol, hosts = sys.argv[1:]
     slots = assign_ranks(json.loads(hosts))
     sizes: dict[str, int] = {}
     for slot in slots:
@@ -77,7 +78,7 @@ def main() -> None:
             }
     barriers = {scope: threading.Barrier(size) for scope, size in sizes.items()}
     threading.stack_size(1 << 18)
-    ranks = [Rank(slot, (address, int(port)), protocol, barriers) for slot in slots]
+    ranks = [Rank(slot, (address, int(port)), secret, protocol, barriers) for slot in slots]
     begin = time.perf_counter()
     for rank in ranks:
         rank.start()

@@ -29,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from infra import wire
 from infra._rendezvous import assign_ranks, serve_rendezvous
 
 HERE = Path(__file__).parent
@@ -219,11 +220,12 @@ def rendezvous(ranks: int) -> None:
     print("| ranks | hosts | protocol | requests | seconds |\n| --- | --- | --- | --- | --- |")
     for number, protocol in ((32, "stock"), (64, "stock"), (32, "ours"), (64, "ours"), (ranks, "ours")):
         hosts = [f"127.0.{1 + index // SLOTS_OF_A_HOST // 250}.{1 + index // SLOTS_OF_A_HOST % 250}" for index in range(number)]
+        secret = wire.new_secret()
         begin = time.perf_counter()
         slots = assign_ranks(hosts)
         assigned = time.perf_counter() - begin
-        with serve_rendezvous("127.0.0.1", slots) as (address, port):
-            command = [sys.executable, str(HERE / "_scaling_clients.py"), address, str(port), protocol, json.dumps(hosts)]
+        with serve_rendezvous("127.0.0.1", slots, secret) as (address, port):
+            command = [sys.executable, str(HERE / "_scaling_clients.py"), address, str(port), secret, protocol, json.dumps(hosts)]
             told = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout)
         print(f"| {number} | {len(set(hosts))} | {protocol} | {told['requests']:,} | {told['seconds']:.1f} |", flush=True)
     print(f"assign_ranks for {ranks} slots: {assigned * 1e3:.1f} ms")

@@ -1,9 +1,8 @@
 """Where the ranks of one job find each other: who is which rank, and the key-value server that Horovod's gloo asks for addresses.
 
 Horovod brings such a server; it listens on all interfaces, and takes and unpickles from anyone what it is sent. This one is bound to one address, talks
-only to the machines of its job, knows only the scopes of its job, and never interprets a value; it cuts values into parts of equal length, no more.
-gloo's HTTP client can send no secret, so another user of one of these very machines can still reach it, but only to disturb the job: bytes go in and
-out, nothing is run. Between machines that other people use, take Dask with TLS and a network of one's own.
+only to the machines of its job and answers only what carries the job's keyed digest (gloo's own client can send none: ``infra.relay`` stands between),
+knows only the scopes of its job, and never interprets a value; it cuts values into parts of equal length, no more.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+
+from infra import wire
 
 MAX_VALUE_BYTES = 2**20
 MAX_TOTAL_BYTES = 2**28
@@ -45,7 +46,7 @@ class Slot:
         """The host as a part of a URL."""
         return re.sub(r"[^\w.-]", "_", self.host)
 
-    def horovod_env(self, interface: str, server: tuple[str, int]) -> dict[str, str]:
+    def horovod_env(self, interface: str) -> dict[str, str]:
         return {
             "ATELIER_COLLECTIVES": "horovod",
             "HOROVOD_HOSTNAME": self.host_name,
@@ -58,8 +59,6 @@ class Slot:
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
             "HOROVOD_GLOO_IFACE": interface,
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": server[0],
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server[1]),
             "HOROVOD_GLOO_TIMEOUT_SECONDS": str(GLOO_TIMEOUT_S),
         }
 
@@ -106,7 +105,8 @@ def address_towards(host: str) -> str:
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
-    def __init__(self, address: str, slots: Sequence[Slot]) -> None:
+    def __init__(self, address: str, slots: Sequence[Slot], secret: str) -> None:
+        self.secret = secret
         self.admitted = {slot.host for slot in slots} | {address}
         self.sizes = {"global": len(slots)}
         for slot in slots:
@@ -161,6 +161,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _body(self) -> bytes | None:
+        """The body of a request of this job's; None, and answered, if it is none, or too large."""
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdecimal() or int(length) > MAX_VALUE_BYTES or self.server.num_bytes + int(length) > MAX_TOTAL_BYTES:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return None
+        body = self.rfile.read(int(length))
+        if not wire.is_genuine(self.server.secret, self.command, self.path, body, self.headers.get(wire.HEADER) or ""):
+            self._answer(HTTPStatus.FORBIDDEN)
+            return None
+        return body
+
     def _name(self) -> tuple[str, str] | None:
         """Scope and key of the request; None, and answered, if they are none of this job's."""
         match = re.fullmatch(r"/([\w.-]{1,300})/([^/]{1,300})", self.path)
@@ -174,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         return scope, key
 
     def do_GET(self) -> None:
-        if name := self._name():
+        if self._body() is not None and (name := self._name()):
             scope, key = name
             with self.server.lock:
                 if match := re.fullmatch(r"for_(\d{1,9})", key):
@@ -194,14 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         return parts
 
     def do_PUT(self) -> None:
-        name = self._name()
-        if name is None:
+        if (value := self._body()) is None or (name := self._name()) is None:
             return
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_VALUE_BYTES or self.server.num_bytes + int(length) > MAX_TOTAL_BYTES:
-            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-            return
-        value = self.rfile.read(int(length))
         with self.server.lock:
             self.server.num_bytes += len(value)
             self.server.values[name[0]][name[1]] = value
@@ -211,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         """A rank has connected to all of its scope; when all have, the scope is emptied, so that they can meet a second time."""
-        if name := self._name():
+        if self._body() is not None and (name := self._name()):
             scope, key = name
             with self.server.lock:
                 self.server.left[scope].add(key)
@@ -222,9 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_rendezvous(address: str, slots: Sequence[Slot]) -> Iterator[tuple[str, int]]:
+def serve_rendezvous(address: str, slots: Sequence[Slot], secret: str) -> Iterator[tuple[str, int]]:
     """Run the key-value server of one job on one address of this machine; gives its address and port."""
-    server = _Server(address, slots)
+    server = _Server(address, slots, secret)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="rendezvous", daemon=True)
     thread.start()
     try:

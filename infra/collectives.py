@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from infra import wire
 from infra._local_collectives import Done as _Done
 from infra._local_collectives import LocalCollectives
 from infra._local_collectives import check as _check
 from infra.errors import CollectiveError, MissingExtraError
+from infra.relay import Relay
 
 if TYPE_CHECKING:
     import torch
@@ -332,9 +334,17 @@ def _elastic() -> Collectives:
     return ElasticCollectives()
 
 
+def _horovod() -> Collectives:
+    """With our launcher's server, or with whatever the ``HOROVOD_*`` variables name (``horovodrun``)."""
+    if driver := os.environ.get(wire.DRIVER_VARIABLE):
+        host, port = driver.rsplit(":", 1)
+        Relay((host, int(port)), os.environ[wire.SECRET_VARIABLE]).become_rendezvous()
+    return HorovodCollectives()
+
+
 IMPLEMENTATIONS: dict[str, Callable[[], Collectives]] = {
     "local": LocalCollectives,
-    "horovod": HorovodCollectives,
+    "horovod": _horovod,
     "torch": TorchCollectives,
 }
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from infra import wire
 from infra._rank_task import deliver, run_rank
 from infra._rendezvous import Slot, address_towards, assign_ranks, serve_rendezvous
 from infra.cluster import known_workers, num_slots
@@ -174,8 +175,10 @@ def _meetings(backend: str, slots: list[Slot], ready: list[dict[str, Any]], stac
     if backend == "local":
         return [{"ATELIER_COLLECTIVES": "local"} for _ in slots]
     if backend == "horovod":
-        server = stack.enter_context(serve_rendezvous(address_towards(slots[0].host), slots))
-        return [slot.horovod_env(here["interface"], server) for slot, here in zip(slots, ready, strict=True)]
+        secret = wire.new_secret()
+        host, port = stack.enter_context(serve_rendezvous(address_towards(slots[0].host), slots, secret))
+        server = {wire.DRIVER_VARIABLE: f"{host}:{port}", wire.SECRET_VARIABLE: secret}
+        return [{**slot.horovod_env(here["interface"]), **server} for slot, here in zip(slots, ready, strict=True)]
     first = next(here for here, slot in zip(ready, slots, strict=True) if slot.rank == 0)
     return [slot.torch_env(here["interface"], (first["host"], first["port"])) for slot, here in zip(slots, ready, strict=True)]
 

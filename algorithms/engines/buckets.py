@@ -34,7 +34,8 @@ class GradientBuckets:
 
     ``compression`` is the type in which they travel: half the bytes, and sums that are rounded to it.
 
-    One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish`` (``send_rest`` before it, where something else is to be sent behind them); then every gradient is the sum over all ranks.
+    One step: ``clear``, backward passes (``reduce_now`` set during the last of them), ``finish`` (``send_rest`` before it, where something else
+    is to be sent behind them); then every gradient is the sum over all ranks.
     """
 
     def __init__(

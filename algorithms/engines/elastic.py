@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from infra import wire
 from infra._local_collectives import LocalCollectives
 from infra.collectives import Collectives, Handle, HorovodCollectives, ReduceOp, TorchCollectives
-from infra.elastic import wire
 from infra.elastic.backends import MEASURE, time_reduction
 from infra.elastic.member import Member, Plan
 from infra.elastic.memory import CommitMemory
-from infra.elastic.relay import Relay
 from infra.errors import CollectiveError
 from infra.membership import Membership, Memory
+from infra.relay import Relay
 
 if TYPE_CHECKING:
     import torch
@@ -112,8 +112,7 @@ class ElasticCollectives:
             if self._relay is None:
                 self._relay = Relay(self._member.driver, self._member.secret)
             self._relay.prefix = f"/kv/{plan.generation}"
-            os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"] = "127.0.0.1"
-            os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"] = str(self._relay.port)
+            self._relay.become_rendezvous()
             return HorovodCollectives()
         assert self._member.listener is not None
         if plan.rank == 0:

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from infra import wire
 from infra._rendezvous import address_towards
-from infra.elastic import policy, wire
+from infra.elastic import policy
 from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
 from infra.elastic.places import Process, host_of, make_plans

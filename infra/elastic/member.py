@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from infra.elastic import wire
+from infra import wire
 
 BEAT_TIMEOUT_S = 5.0
 GUARD_S = 4.0  # how long a process may take to notice that its group is broken

@@ -46,7 +46,7 @@ def make_plans(
     master = heres[first]["host"], processes[first].port
     plans = {}
     for name, here, slot in zip(names, heres, slots, strict=True):
-        both = {**slot.torch_env(here["interface"], master), **slot.horovod_env(here["interface"], ("", 0))}
+        both = {**slot.torch_env(here["interface"], master), **slot.horovod_env(here["interface"])}
         plans[name] = {
             "generation": generation,
             "rank": slot.rank,

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from infra.elastic import wire
+from infra import wire
 
 MAX_BODY_BYTES = 2**20
 MAX_TOTAL_BYTES = 2**28

@@ -15,9 +15,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra import wire
 from infra._rank_task import MAX_BATCH_BYTES, POLL_S, RELAY_S, Relay, here_of, last_words, open_log, unwanted
 from infra._warm_task import Heard, Warm, give_back, start_warm, take, thread_variables
-from infra.elastic import memory, wire
+from infra.elastic import memory
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from infra.elastic import wire
+from infra import wire
 from infra.elastic.memory import CommitMemory, make_files, path_of
-from infra.elastic.relay import Relay
 from infra.elastic.server import Board, serve
 from infra.elastic.task import how_it_ended, oom_kills
+from infra.relay import Relay
 from infra.workers import Workers, parse_workers
 
 ROOT = Path(__file__).parents[2]

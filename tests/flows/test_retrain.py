@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -77,7 +78,7 @@ def serve(store: Store, asked: pd.DataFrame) -> None:
     """What an inference server keeps of requests and of the truth that comes later: of the first one it comes twice."""
     now = datetime.now(UTC)
     requests = [f"r-{number}" for number in range(len(asked))]
-    common = {
+    common: dict[str, list[Any]] = {
         "time": [now] * len(asked),
         "model": ["wine"] * len(asked),
         "version": [1] * len(asked),

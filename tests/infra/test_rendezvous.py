@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import wire
 from infra._rendezvous import MAX_VALUE_BYTES, address_towards, assign_ranks, serve_rendezvous
 
 
@@ -30,16 +31,21 @@ def test_the_way_to_this_machine_is_loopback() -> None:
     assert address_towards("localhost") in ("127.0.0.1", "::1")
 
 
+SECRET = wire.new_secret()
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
-    with serve_rendezvous("127.0.0.1", assign_ranks(["127.0.0.1", "127.0.0.1"])) as address:
+    with serve_rendezvous("127.0.0.1", assign_ranks(["127.0.0.1", "127.0.0.1"]), SECRET) as address:
         yield address
 
 
-def request(server: tuple[str, int], method: str, path: str, body: bytes | None = None, source: str = "127.0.0.1") -> tuple[int, bytes]:
+def request(
+    server: tuple[str, int], method: str, path: str, body: bytes | None = None, source: str = "127.0.0.1", secret: str = SECRET
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(*server, timeout=5, source_address=(source, 0))
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, {wire.HEADER: wire.digest(secret, method, path, body or b"")})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -73,6 +79,17 @@ def test_paths_of_another_form_are_refused(server: tuple[str, int], path: str) -
     assert request(server, "GET", path)[0] == 400
 
 
+def test_who_does_not_know_the_secret_gets_and_changes_nothing(server: tuple[str, int]) -> None:
+    assert request(server, "PUT", "/global/0", b"ours")[0] == 200
+    for method, body in (("GET", None), ("PUT", b"theirs"), ("DELETE", None)):
+        assert request(server, method, "/global/0", body, secret=wire.new_secret()) == (403, b"")
+    connection = http.client.HTTPConnection(*server, timeout=5)
+    connection.request("GET", "/global/0")  # as gloo asks
+    assert connection.getresponse().status == 403
+    connection.close()
+    assert request(server, "GET", "/global/0") == (200, b"ours")
+
+
 def test_large_values_are_refused(server: tuple[str, int]) -> None:
     connection = http.client.HTTPConnection(*server, timeout=5)
     connection.putrequest("PUT", "/global/0")
@@ -104,7 +121,7 @@ def test_a_pickle_that_is_sent_is_never_run(server: tuple[str, int], tmp_path: P
 
 
 def test_a_rank_gets_its_own_part_of_what_all_others_have(server: tuple[str, int]) -> None:
-    with serve_rendezvous("127.0.0.1", assign_ranks(["127.0.0.1"] * 3)) as address:
+    with serve_rendezvous("127.0.0.1", assign_ranks(["127.0.0.1"] * 3), SECRET) as address:
         for rank in range(3):
             others = [other for other in range(3) if other != rank]
             value = b"".join(f"{rank}->{other} ".encode() for other in others)

@@ -1,4 +1,4 @@
-"""The line of gloo, inside a rank, to the driver's key-value server.
+"""The line of gloo, inside a rank, to the key-value server of its job.
 
 gloo's HTTP client knows an address and a port and can send no secret. So it talks to this small server, on loopback inside its own process, which
 admits only connections of its own process, names the generation, and passes the request on with the job's keyed digest.
@@ -6,13 +6,14 @@ admits only connections of its own process, names the generation, and passes the
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from infra.elastic import wire
+from infra import wire
 
 FORWARD_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 2**20
@@ -35,7 +36,7 @@ def is_own_connection(peer_port: int, own_port: int) -> bool:
 
 
 class Relay(ThreadingHTTPServer):
-    """Listens from the start on, until the process ends; ``prefix`` is set for each generation."""
+    """Listens from the start on, until the process ends; ``prefix`` comes before every path: in an elastic job it names the generation."""
 
     request_queue_size = 256
     daemon_threads = True
@@ -43,8 +44,13 @@ class Relay(ThreadingHTTPServer):
     def __init__(self, server: tuple[str, int], secret: str, admit: Callable[[int, int], bool] = is_own_connection) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.driver, self.secret, self.admit = server, secret, admit
-        self.prefix = "/kv/0"
+        self.prefix = ""
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.5}, name="gloo relay", daemon=True).start()
+
+    def become_rendezvous(self) -> None:
+        """Let gloo, which is to be started in this process, ask here."""
+        os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"] = "127.0.0.1"
+        os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"] = str(self.port)
 
     @property
     def port(self) -> int:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Artifact, fetch, find, publish
 from infra.datasets.card import DatasetRef
-from infra.errors import AtelierError, StoreAccessError, to_wire
+from infra.errors import AtelierError, OutOfMemoryError, StoreAccessError, to_wire
 from infra.settings import load_settings
 from infra.store import Store, open_store
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Verb = Literal["train", "evaluate", "export", "compress", "measure", "explain"]
 Event = dict[str, Any]
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
 
 
 class RunSpec(BaseModel):
@@ -141,27 +142,31 @@ def _verb(algorithm: Algorithm, verb: Verb) -> Callable[[Any, Dataset, Run], Non
     return found
 
 
+def known_error(error: Exception) -> AtelierError | None:
+    """The error as one of ours, where it says what to do: no room on a disk, no memory; None: nothing is known about it."""
+    if isinstance(error, AtelierError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StoreAccessError(str(error.filename or "the disk"), str(error.strerror), "Free some room, then run the same command again.")
+    # torch raises plain RuntimeErrors on the CPU, and a class of its own on GPUs; C++ libraries pass on what `new` says.
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(words in said for words in _NO_MEMORY):
+        return OutOfMemoryError("A process of this run", (str(error).splitlines() or [type(error).__name__])[0][:300])
+    return None
+
+
 def attempt(work: Callable[[], None], report: Callable[[Event], None]) -> int:
     """Do the work of a process; returns its exit status. A failure is reported as an event before the process ends."""
     try:
         work()
-    except AtelierError as error:
-        report({"kind": "error", "error": to_wire(error)})
-        traceback.print_exc()  # into the process's log; the user gets the sentence
-        return error.exit_status
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            report({"kind": "error", "traceback": traceback.format_exc(), "message": f"{type(error).__name__}: {error}"})
-            traceback.print_exc()
-            return 1
-        told = StoreAccessError(str(error.filename or "the disk"), str(error.strerror), "Free some room, then run the same command again.")
-        report({"kind": "error", "error": to_wire(told)})
-        traceback.print_exc()
-        return told.exit_status
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it was reaches whoever started it
-        report({"kind": "error", "traceback": traceback.format_exc(), "message": f"{type(error).__name__}: {error}"})
-        traceback.print_exc()
-        return 1
+        known = known_error(error)
+        if known is not None:
+            report({"kind": "error", "error": to_wire(known)})
+        else:
+            report({"kind": "error", "traceback": traceback.format_exc(), "message": f"{type(error).__name__}: {error}"})
+        traceback.print_exc()  # into the process's log; the user gets the sentence
+        return known.exit_status if known is not None else 1
     return 0
 
 

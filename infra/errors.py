@@ -3,7 +3,8 @@
     AtelierError                        exit status 1: the run failed
     ├── StoreUnavailableError           (ConnectionError)  the object store did not answer, after retries
     ├── RankFailedError                 (RuntimeError)     a training process ended with an error
-    ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together
+    ├── CollectiveError                 (RuntimeError)     the ranks could not finish an operation together; mostly as another one ended
+    ├── OutOfMemoryError                (MemoryError)      a training process got no more memory
     ├── WorkersLostError                (RuntimeError)     an elastic training lost more workers than it can do without
     ├── DeadlineExceededError           (TimeoutError)     something took longer than it may
     ├── TrainingDivergedError           (ArithmeticError)  the loss is no longer a number
@@ -32,9 +33,8 @@
         ├── RequestRefusedError         (ValueError)       a request to the inference server that cannot be answered as it is
         └── StoreAccessError            (OSError)          wrong credentials, read-only, no space
 
-The arguments of every constructor are JSON values and go to ``super().__init__`` positionally, so an error survives pickling
-between Dask workers and ``to_wire``/``from_wire`` between processes. The sentence is made in ``__str__``: what was
-wrong, what came, what is allowed, what to do.
+The arguments of every constructor are JSON values and go to ``super().__init__`` positionally, so an error survives pickling between Dask workers and
+``to_wire``/``from_wire`` between processes. The sentence is made in ``__str__``: what was wrong, what came, what is allowed, what to do.
 """
 
 from __future__ import annotations
@@ -77,20 +77,27 @@ class RankFailedError(AtelierError, RuntimeError):
 
     def __str__(self) -> str:
         how = f"was killed by signal {-self.exit_code}" if self.exit_code < 0 else f"ended with status {self.exit_code}"
-        if self.exit_code == -9:
-            how += " (often: out of memory)"
+        how += " (often: out of memory)" if self.exit_code == -9 else ""
         return f"Rank {self.rank} {how}. Its last words:\n{self.last_words.rstrip() or '(none)'}"
 
 
 class CollectiveError(AtelierError, RuntimeError):
-    """Mostly a consequence: another rank has ended, and the launcher shows that one's error if it can."""
-
     def __init__(self, rank: int, operation: str, why: str) -> None:
         super().__init__(rank, operation, why)
         self.rank, self.operation, self.why = rank, operation, why
 
     def __str__(self) -> str:
         return f"Rank {self.rank} could not finish {self.operation} with the other ranks (often: another rank ended): {self.why}"
+
+
+class OutOfMemoryError(AtelierError, MemoryError):
+    def __init__(self, who: str, why: str) -> None:
+        super().__init__(who, why)
+        self.who, self.why = who, why
+
+    def __str__(self) -> str:
+        hint = "Take a smaller batch_size (accumulation=2 halves what is in memory at once), smaller pictures, or fewer workers."
+        return f"{self.who} ran out of memory: {self.why}. {hint}"
 
 
 class WorkersLostError(AtelierError, RuntimeError):
@@ -374,8 +381,7 @@ class StoreAccessError(InputError, OSError):
 def _classes() -> dict[str, type[AtelierError]]:
     found: dict[str, type[AtelierError]] = {}
     todo: list[type[AtelierError]] = [AtelierError]
-    while todo:
-        cls = todo.pop()
+    for cls in todo:  # it grows meanwhile
         found[cls.__name__] = cls
         todo.extend(cls.__subclasses__())
     return found

@@ -23,7 +23,15 @@ from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
 from infra.datasets.dataset import open_dataset
-from infra.errors import BudgetNotMetError, CompressionError, InvalidOptionError, ParityError, RankFailedError, TrainingDivergedError
+from infra.errors import (
+    BudgetNotMetError,
+    CompressionError,
+    InvalidOptionError,
+    OutOfMemoryError,
+    ParityError,
+    RankFailedError,
+    TrainingDivergedError,
+)
 from infra.keys import content_key
 from infra.processor import processor_name
 from tasks.package import read_json
@@ -222,10 +230,10 @@ class _Search:
                 artifact = self._run(spec)
             except (CompressionError, TrainingDivergedError, ParityError, InvalidOptionError) as error:
                 artifact = self._publish_json(key, _RESULT_FILE, {"name": recipe.name, "failure": str(error)}, kind="compress")
-            except RankFailedError as error:
-                if recipe.name == BASELINE.name or error.exit_code >= 0:
+            except (RankFailedError, OutOfMemoryError) as error:
+                if recipe.name == BASELINE.name or (isinstance(error, RankFailedError) and error.exit_code >= 0):
                     raise
-                # Killed, mostly for want of memory: the search goes on without it, and the next call tries it again.
+                # No memory, or killed, mostly for want of it: the search goes on without it, and the next call tries it again.
                 self.results[recipe.name] = {"name": recipe.name, "failure": str(error).splitlines()[0]}
                 self.killed.append(recipe.name)
                 return

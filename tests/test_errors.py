@@ -18,6 +18,7 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.StoreUnavailableError("s3://bucket/prefix", "connection refused"),
     infra.errors.RankFailedError(1, -9, "Killed"),
     infra.errors.CollectiveError(0, "all_reduce", "connection reset"),
+    infra.errors.OutOfMemoryError("Rank 1", "std::bad_alloc"),
     infra.errors.WorkersLostError("for 300 s it had fewer than the 2 workers that it needs", "Killed"),
     infra.errors.TrainingDivergedError(3, 0.1),
     infra.errors.DeadlineExceededError("Training", 3.0),
@@ -45,7 +46,7 @@ EXAMPLES: list[AtelierError] = [
     infra.errors.RequestRefusedError(400, "input 'image': 3 numbers came, its shape wants 4"),
     infra.errors.StoreAccessError("/workspace", "no space left on device", "Free some."),
 ]
-BUILTINS = {ArithmeticError, ConnectionError, RuntimeError, TimeoutError, ImportError, ValueError, LookupError, OSError}
+BUILTINS = {ArithmeticError, ConnectionError, RuntimeError, TimeoutError, ImportError, ValueError, LookupError, OSError, MemoryError}
 
 
 def _all_classes() -> set[type[AtelierError]]:

@@ -95,11 +95,22 @@ def _fail(fault: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case "hang":
             _hang_here()
+        case "memory":
+            _take_too_much()
         case "raise":
             raise ValueError("the user's code is wrong here")
         case "exit":
             print("a library ended the process", file=sys.stderr, flush=True)
             os._exit(3)
+
+
+def _take_too_much() -> None:
+    """Ask torch for more than this process may have."""
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+    torch.ones(2**30)
 
 
 def _fill_disk() -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from infra.elastic.backends import NAMES
-from infra.errors import RankFailedError, WorkersLostError
+from infra.errors import OutOfMemoryError, RankFailedError, WorkersLostError
 from tests.elastic.conftest import Start, once
 
 if TYPE_CHECKING:
@@ -106,6 +106,14 @@ def test_user_code_that_raises_on_one_rank_ends_the_job_at_once_with_its_traceba
     ran = start(fault="raise", rank=1)
     assert isinstance(ran.error, RankFailedError)
     assert "the user's code is wrong here" in str(ran.error)
+    assert ran.of("group")[-1]["generation"] == 1, "it was tried again"
+
+
+def test_a_rank_that_gets_no_memory_says_so_and_what_to_do(start: Start) -> None:
+    ran = start(fault="memory", rank=1)
+    assert isinstance(ran.error, OutOfMemoryError)
+    assert "you tried to allocate 4294967296 bytes" in str(ran.error)
+    assert "batch_size" in str(ran.error)
     assert ran.of("group")[-1]["generation"] == 1, "it was tried again"
 
 

@@ -1,6 +1,6 @@
 """What parallel trials and pruning save: ours against plain Optuna, one trial after the other, in one run.
 
-    python benchmarks/tuning.py [--seeds 5] [--trials 16] [--epochs 20] [--kind pictures|table|boosting] [--learning-rates 0.00001..1]
+    python benchmarks/tuning.py [--seeds 5] [--trials 16] [--epochs 20] [--kind pictures|table|boosting] [--learning-rates 0.00001..1] [--pruner auto]
 
 Both tune small-cnn (or, for a table, mlp or lightgbm) on the digits (a fifth to train on, two fifths to judge by) over the same space, with TPE, the same
 seeds and the same first trial (the preset's own options); each side is a process of its own, timed from its start, on data that is imported already:
@@ -129,7 +129,7 @@ def ours(given: argparse.Namespace) -> None:
                 ALGORITHMS[given.kind],
                 options(given),
                 data,
-                TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given)),
+                TuneSettings(trials=given.trials, seed=given.seeds, space=ranges(given), pruner=given.pruner),
                 context=context,
             )
     except GoalReached:
@@ -158,6 +158,7 @@ def side(name: str, folder: Path, seed: int, trials: int, given: argparse.Namesp
         "epochs": given.epochs,
         "image-size": given.image_size,
         "learning-rates": given.learning_rates,
+        "pruner": given.pruner,
         "goal": goal,
     }
     command = [sys.executable, __file__, *(f"--{option}={value}" for option, value in options.items())]
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=8)
     parser.add_argument("--kind", choices=list(ALGORITHMS), default="pictures")
     parser.add_argument("--learning-rates", default="", help="a range in place of the preset's own, such as 0.00001..1")
+    parser.add_argument("--pruner", default="auto", help="of our side: auto, quartile, median, hyperband or none")
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--goal", type=float, help=argparse.SUPPRESS)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from flows import pipeline
+from flows.result import RunResult
 from infra.context import StageContext
 from infra.registry import Registry
 from tests.runs import QUICK
@@ -118,11 +119,13 @@ def test_a_cached_result_whose_files_are_gone_is_made_again(shared_services: Pat
     assert next(shared_services.glob("runs/*/trained/MANIFEST.json")).stat().st_mtime_ns > weights, "fresh, but not trained again"
 
 
-def test_a_worse_model_stays_challenger(shared_services: Path, few_digits: Path) -> None:
-    good = pipeline(algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options=QUICK)
-    worse = pipeline(
-        algorithm="image-classification/small-cnn", data=str(few_digits), name="m", options={**QUICK, "epochs": 1, "learning_rate": 1e-6}
-    )
+def test_a_worse_model_stays_challenger(shared_services: Path, wine_table: Path) -> None:
+    def run(**options: Any) -> RunResult:
+        return pipeline(
+            algorithm="tabular-classification/random-forest", data=str(wine_table), name="m", options={"target": "kind", **options}
+        )
+
+    good, worse = run(num_trees=20), run(num_trees=1, max_depth=1)
 
     assert good.aliases == ["champion"]
     assert worse.version == 2

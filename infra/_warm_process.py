@@ -14,6 +14,7 @@ Nothing here may start a thread or touch a GPU before the fork: neither survives
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -166,6 +167,7 @@ def main() -> int:
             if not name.endswith("?"):  # may be missing
                 raise
     work: Work = importlib.import_module(module).run
+    gc.freeze()  # or the first full collection of a job would write into, and so copy, every page of what is loaded here
     process = WarmProcess(work, int(control_fd), int(os.environ["ATELIER_EVENTS_FD"]))
     process.report({"kind": "warm"})
     process.serve()

@@ -208,7 +208,7 @@ class Elastic:
     def ask(self, step: int) -> None:
         """Send the question along with the gradients of this step (from 0), if it is time for it. ``loss_sum`` has the step in it already."""
         if self.membership is not None and self.countdown <= 1 and step + 1 < self.training.steps:
-            self._question = self._send()
+            self._question = self._send(self._steps + 1)
 
     def after_step(self) -> None:
         """Commit, if it is time: within an epoch, or when its validation is over.
@@ -223,16 +223,16 @@ class Elastic:
         if self.countdown <= 0:
             self._hear()
 
-    def _send(self) -> tuple[torch.Tensor, Handle]:
+    def _send(self, steps: int) -> tuple[torch.Tensor, Handle]:
+        """Ask, ``steps`` steps after the last commit: changes wanted, sum of losses, whether a commit is due, steps to the next question."""
         training, membership = self.training, self.membership
         assert membership is not None
-        due, wait = self._plan() if training.run.is_main else (False, 0)
-        word = torch.tensor([float(membership.change_wanted), float(training.loss_sum), float(due), float(wait)], dtype=torch.float64)
+        due, wait = self._plan(max(steps, 1)) if training.run.is_main else (False, 0)
+        word = torch.tensor([membership.change_wanted, float(training.loss_sum), due, wait], dtype=torch.float64)
         return word, training.collectives.all_reduce_async(word, "sum")
 
-    def _plan(self) -> tuple[bool, int]:
-        """Rank 0's part: whether a commit is due after this step, and steps from there to the next question."""
-        steps = max(self._steps + (self._question is None and self.countdown > 0), 1)
+    def _plan(self, steps: int) -> tuple[bool, int]:
+        """Rank 0's part of the word."""
         step_s = max((time.monotonic() - self._committed_at) / steps, 1e-5)
         due = steps >= self._due
         if due:
@@ -241,7 +241,7 @@ class Elastic:
         return due, max(1, min(left, int(_ASK_S / step_s)))
 
     def _hear(self) -> None:
-        word, handle = self._question or self._send()
+        word, handle = self._question or self._send(self._steps)
         self._question = None
         handle.wait()
         change, loss_sum, due, self.countdown = bool(word[0]), float(word[1]), bool(word[2]), int(word[3])

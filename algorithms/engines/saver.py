@@ -48,6 +48,7 @@ class Saver:
         self.saved_at = time.monotonic()
         self.interval = min(training.config.checkpoint_every_s, _FIRST_AFTER_S)
         self.writer: checkpoints.CheckpointWriter | None = None
+        self._identity = {"config": training.config.model_dump(mode="json"), "dataset": training.run.spec.dataset.digest}
         self.regroup()
 
     def regroup(self) -> None:
@@ -168,7 +169,7 @@ class Saver:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint or commit has to be of to be of this training."""
-        return {"config": self.training.config.model_dump(mode="json"), "dataset": self.training.run.spec.dataset.digest}
+        return self._identity
 
     def close(self) -> None:
         """Return when the last checkpoint is published."""

@@ -16,6 +16,7 @@ from typing import Any
 
 _HEAD = struct.Struct("<QQQ")
 _PAGE = 4096
+_SLACK = 2**16  # for a description that grows from commit to commit: each new mapping costs a page fault for every page
 
 
 def make_files(name: str) -> tuple[int, int]:
@@ -52,9 +53,10 @@ class CommitMemory:
         if found is None or len(found) < size:
             have = os.fstat(self._fds[index]).st_size
             if have < size:
+                have = _PAGE * -(-(size + _SLACK) // _PAGE)
                 # Not only the length but the pages: a full memory shall be an error here, not a SIGBUS in the middle of a copy.
-                os.posix_fallocate(self._fds[index], 0, size)
-            found = self._maps[index] = mmap.mmap(self._fds[index], max(size, have))
+                os.posix_fallocate(self._fds[index], 0, have)
+            found = self._maps[index] = mmap.mmap(self._fds[index], have, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
         return found
 
     def latest(self) -> tuple[dict[str, Any], memoryview] | None:

@@ -83,6 +83,17 @@ def test_what_keeps_its_place_is_still_there_two_commits_later() -> None:
     assert bytes(found[1]) == b"aaaa"
 
 
+def test_a_description_that_grows_does_not_move_the_commits() -> None:
+    """A new mapping costs a page fault for every page of it: five times a commit of resnet18."""
+    memory = CommitMemory()
+    maps = set()
+    for number in range(40):
+        view, _ = memory.begin({"number": number, "history": ["x" * 200] * number}, 5_000_000)
+        maps.add(id(view.obj))
+        memory.end()
+    assert len(maps) == 2  # one of each file
+
+
 # Who gets in
 
 

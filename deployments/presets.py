@@ -29,7 +29,9 @@ class Deployable:
 _FLOWS = (
     Deployable("pipeline", "flows.training.pipeline", ("training",)),
     Deployable("import-data", "flows.importing.import_data", ("data",)),
-    Deployable("retrain", "flows.retrain.retrain", ("training", "loop"), most_at_once=1),
+    # No limit of Prefect's: a run that pauses for approval gives its slot back, and minutes later is ended because it has none. The flow itself
+    # lets one retraining of a model at a time go on.
+    Deployable("retrain", "flows.retrain.retrain", ("training", "loop")),
     Deployable("canary", "deployments.canary_flow.canary", ("serving", "loop"), most_at_once=1),
     Deployable("tune", "flows.tuning.tune", ("training",)),
     Deployable("compress", "flows.compressing.compress", ("training",)),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout
@@ -18,11 +22,13 @@ from flows.embedded import embedded_flow, open_context
 from flows.request import make_request
 from flows.stages import StageTime, run_stage, stage, stage_context
 from flows.training import run_pipeline
+from infra._registry_version import parse_ref
 from infra.audit import write_down
 from infra.context import StageContext
 from infra.datasets import names
 from infra.datasets.card import DatasetRef
 from infra.errors import InvalidOptionError
+from infra.keys import content_key
 from infra.registry import CHAMPION, ModelVersion, Registry
 from tasks._contest import Outcome, Terms
 from tasks.contest import contest, enlist
@@ -112,7 +118,7 @@ def retrain(
         terms = Terms(min_gain=min_gain, max_slice_loss=max_slice_loss, min_slice=min_slice)
     except ValueError as error:
         raise InvalidOptionError("retrain", [str(error)]) from None
-    with open_context(workers=workers) as context, stage_context(context):
+    with open_context(workers=workers) as context, stage_context(context), _one_at_a_time(model, context):
         registry = Registry(context.settings, context.store)
         champion = registry.get(model)
         merged, labelled = gather(champion, [one for one in (data, *(more_data or [])) if one], captured_hours, context)
@@ -191,6 +197,22 @@ def gather(champion: ModelVersion, sources: list[str], captured_hours: float, co
         }
         labelled = run_stage(labelled_stage, [], **values)
     return merge(old, [*new, labelled] if labelled else new, f"{champion.name}-all", context=context), labelled
+
+
+@contextmanager
+def _one_at_a_time(model: str, context: StageContext) -> Iterator[None]:
+    """Retrainings of a model on this machine follow each other; the lock ends with its process."""
+    lock = FileLock(context.settings.state_dir / "locks" / f"retrain-{content_key(parse_ref(model)[0])}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        context.report({"kind": "log", "message": f"waits for another retraining of {model}, which is running or paused"})
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _begun() -> str:

@@ -85,7 +85,7 @@ def _joined(model: str, since: datetime, end: datetime, context: StageContext) -
 
 
 def _write_pictures(folder: Path, rows: pa.Table, card: Card, context: StageContext) -> int:
-    """An image folder of the pictures that were kept; of the same picture the last truth holds."""
+    """An image folder of the pictures that were kept; of the same picture, however often it was asked, the last truth holds."""
     truths = rows.column("truth").to_pylist()
     known = {name for name in card.classes if _is_folder_name(name)}  # a class is a folder's name, and names may come from anywhere
     labels: dict[str, tuple[int, str]] = {}
@@ -95,13 +95,12 @@ def _write_pictures(folder: Path, rows: pa.Table, card: Card, context: StageCont
         name = hashlib.sha256(data).hexdigest()[:32] + (
             ".png" if data.startswith(b"\x89PNG") else ".jpg" if data.startswith(b"\xff\xd8") else ".img"
         )
-        if name in labels and labels[name][0] > place:
-            continue
-        if name in labels:
-            (folder / labels[name][1] / name).unlink()
-        labels[name] = place, truths[place]
-        (folder / truths[place]).mkdir(exist_ok=True)
-        (folder / truths[place] / name).write_bytes(data)
+        if name not in labels:
+            (folder / f".{name}").write_bytes(data)
+        labels[name] = max(labels.get(name, (-1, "")), (place, truths[place]))
+    for name, (_, label) in labels.items():
+        (folder / label).mkdir(exist_ok=True)
+        (folder / f".{name}").rename(folder / label / name)
     return len(labels)
 
 

@@ -291,7 +291,9 @@ def approve(stack: Stack, run_id: str) -> None:
         return bool(run["state_type"] == "PAUSED")
 
     wait_for("the question", paused)
-    stack.api(f"/flow_runs/{run_id}/resume", {"run_input": {"approve": True, "comment": "looks right"}})
+    # The run pauses a moment before its form is there.
+    answer = {"run_input": {"approve": True, "comment": "looks right"}}
+    wait_for("the answer's acceptance", lambda: stack.api(f"/flow_runs/{run_id}/resume", answer)["status"] == "ACCEPT")
 
 
 def samples(folder: Path) -> list[tuple[bytes, str]]:

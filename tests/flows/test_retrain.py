@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.presets import find_deployable
 from flows import pipeline
-from flows.retrain import retrain, start_options
+from flows.retrain import _one_at_a_time, retrain, start_options
 from infra.audit import read as read_audit
 from infra.context import StageContext
 from infra.datasets import names
@@ -98,6 +102,27 @@ def write_to(store: Store, folder: str, at: datetime) -> Path:
     path = store.local_path(f"{folder}/wine/{at:%Y-%m-%d}/{at:%H%M%S.%f}-a.parquet") or Path()
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def test_a_retraining_waits_for_another_one_of_its_model_and_not_for_others(workspace: Path) -> None:
+    told: list[str] = []
+    with StageContext.open(report=lambda event: told.append(event["message"])) as context, ThreadPoolExecutor(1) as pool:
+        begun = threading.Event()
+
+        def second() -> bool:
+            with _one_at_a_time("wine@champion", context):
+                return begun.is_set()
+
+        with _one_at_a_time("wine", context), _one_at_a_time("other", context):
+            waiting = pool.submit(second)
+            limit = time.monotonic() + 60
+            while not told:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            begun.set()
+        assert waiting.result(60), "it began after the first one had ended"
+    assert told == ["waits for another retraining of wine@champion, which is running or paused"]
+    assert find_deployable("retrain").most_at_once is None, "a paused run loses a slot of Prefect's, and is ended for it"
 
 
 def test_what_cannot_be_retrained_says_why(shared_services: Path) -> None:

@@ -121,7 +121,7 @@ class TorchConfig(Config):
     commit_every_steps: int = Field(
         default=0,
         ge=0,
-        description="Steps between two commits of an elastic training, which a failure loses at most; 0: as many as cost 1 % of the time.",
+        description="Steps between two commits of an elastic training, which a failure loses at most; 0: as many as cost 0.5 % of the time.",
     )
     scale_batch: bool = Field(
         default=False,

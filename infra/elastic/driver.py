@@ -23,6 +23,7 @@ from infra._rendezvous import address_towards
 from infra.elastic import policy
 from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
+from infra.elastic.giving_back import without_worker
 from infra.elastic.places import Process, host_of, make_plans
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Release, Start
 from infra.elastic.server import Board, serve
@@ -151,6 +152,7 @@ class Driver:
             if process.end_at is not None and now - process.end_at > UNREACHED_S and name not in self.board.gone:
                 with self.board.change():
                     self.board.gone.add(name)  # the order to kill it did not get there; should it ever ask, it ends itself
+        self._bury_lost(time.monotonic())
         for action in policy.decide(self.job, time.monotonic()):
             self._do(action)
 
@@ -187,6 +189,8 @@ class Driver:
                 process.port = int(word["port"])
                 offer = (word["offer"][0], word["offer"][1]) if word["offer"] else None
                 self.job.joined(name, offer, now)
+        elif kind == "left":
+            self.job.said_left(name)
         elif kind == "measured":
             group = [self.processes[member].here or {} for member in self.job.group if member in self.processes]
             self.figures.keep(kind_of(group), word)
@@ -253,8 +257,14 @@ class Driver:
         self.job.saw_workers(workers)
         for name, process in self.processes.items():
             if not process.ended and process.worker not in workers and name in self.job.members:
-                self.client.cancel([process.future])
-                self._ended(name, process, {"status": None, "how": "its Dask worker is gone"}, now)
+                self.job.lost_worker(name, now)
+
+    def _bury_lost(self, now: float) -> None:
+        """A Dask worker that has gone tells no more how its rank ended."""
+        for name in without_worker(self.job, now):
+            process, left = self.processes[name], self.job.members[name].left
+            self.client.cancel([process.future])
+            self._ended(name, process, {"status": wire.LEFT_STATUS if left else None, "how": "its Dask worker is gone"}, now)
 
     # Actions
 
@@ -386,7 +396,9 @@ class Driver:
         with contextlib.suppress(*unreachable()):
             self.client.cancel([process.future for process in self.processes.values()])
             deadline = time.monotonic() + GONE_TIMEOUT_S
-            while time.monotonic() < deadline and any(p.here is not None and not p.ended for p in self.processes.values()):
+            while time.monotonic() < deadline and any(
+                p.here is not None and not p.ended and p.worker in self.job.workers for p in self.processes.values()
+            ):
                 try:
                     message = self._inbox.get(timeout=0.1)
                 except queue.Empty:

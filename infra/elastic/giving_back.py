@@ -15,6 +15,26 @@ def goes(job: Job, member: Member) -> bool:
     return member.leaving or member.released or (worker is not None and worker.closing)
 
 
+def without_worker(job: Job, now: float) -> list[str]:
+    """Members whose Dask worker has gone and for whom there is nothing to wait any more: they have left, or went with it.
+
+    One that works and lives may commit first, so that no step is done again. Where the worker was killed the others, who meet its end, break the group.
+    """
+    limits = job.limits
+    return [
+        member.name
+        for member in job.members.values()
+        if member.alone_since is not None
+        and (
+            member.left
+            or member.phase != "working"
+            or job.broken
+            or now - member.beat_at > limits.silent_s
+            or now - member.alone_since > limits.leave_s
+        )
+    ]
+
+
 def surplus_of(job: Job, living: Sequence[Member]) -> set[str]:
     """Members whose slots others want; never so many that fewer than the least are left, or too few of those that have what was learned so far.
 

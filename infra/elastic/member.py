@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -19,6 +20,7 @@ from infra import wire
 BEAT_TIMEOUT_S = 5.0
 GUARD_S = 4.0  # how long a process may take to notice that its group is broken
 OPENING_GUARD_S = 0.5  # the same while the group is only just coming together, which native code does not give up by itself
+LAST_WORD_S = 2.0
 ORPHAN_S = 60.0  # without any answer from the driver
 
 
@@ -79,7 +81,7 @@ class Member:
         """Leave the group, if in one, and wait for a place in the next; never returns if this process is wanted no more."""
         self._inside, self._broken_at = False, None
         if self.leaving:
-            self.end(wire.LEFT_STATUS)
+            self._leave()
         if self.listener is not None:
             self.listener.close()
         self.listener = socket.create_server((self.host, 0), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -89,10 +91,16 @@ class Member:
             if found:
                 break
             if self.leaving:
-                self.end(wire.LEFT_STATUS)
+                self._leave()
         plan = Plan(**found)
         self.generation, self.operations, self.notice, self._inside = plan.generation, 0, "", True
         return plan
+
+    def _leave(self) -> NoReturn:
+        """End, and have the driver know that it was in good order: a Dask worker that closes can no longer tell it."""
+        with contextlib.suppress(OSError):  # who has no driver any more leaves all the same
+            wire.request(self.driver, self.secret, "POST", f"/member/{self.name}/left", b"{}", timeout_s=LAST_WORD_S)
+        self.end(wire.LEFT_STATUS)
 
     def say(self, kind: str, word: dict[str, Any]) -> dict[str, Any]:
         """Tell the driver something; its answer, empty if there is no news or it cannot be reached at the moment."""

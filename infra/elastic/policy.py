@@ -37,6 +37,8 @@ class Limits:
     barren: int = 6  # deaths without a commit further on between them
     save_s: float = 60.0  # for the last checkpoint of a job that ends for want of workers
     strange_exits: int = 2  # exit statuses of the program's own without a word
+    leave_s: float = 9.0  # for a member whose Dask worker has gone to commit and leave
+    silent_s: float = 1.5  # without a word from such a member: it went with its Dask worker
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Member:
     leaving: bool = False
     ending: bool = False
     released: bool = False
+    left: bool = False  # it has committed and said so
+    alone_since: float | None = None  # when its Dask worker went
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,16 @@ class Job:
 
     def saw_workers(self, workers: Mapping[str, Worker]) -> None:
         self.workers = dict(workers)
+
+    def lost_worker(self, name: str, now: float) -> None:
+        """The Dask worker of a member is no longer known: it was killed, and the member with it; or it retires, and the member lives for a while."""
+        member = self.members[name]
+        if member.alone_since is None:
+            member.alone_since, member.leaving = now, True
+
+    def said_left(self, name: str) -> None:
+        if name in self.members:
+            self.members[name].left = True
 
     def started(self, name: str, worker: str, now: float) -> None:
         self.members[name] = Member(name, worker, now)

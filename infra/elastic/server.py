@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return
-        match = re.fullmatch(r"/member/([\w.-]{1,200})/(join|beat|measured)", self.path)
+        match = re.fullmatch(r"/member/([\w.-]{1,200})/(join|beat|measured|left)", self.path)
         if match is None:
             self._answer(HTTPStatus.NOT_FOUND)
             return
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         board = self.server.board
         if name not in board.gone and not board.closed:
             self.server.on_word(name, kind, word)
-        if kind == "measured":
+        if kind in ("measured", "left"):
             self._answer(HTTPStatus.OK, b"{}")
             return
         with board.changed:

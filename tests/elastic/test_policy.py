@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from infra.elastic.giving_back import without_worker
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Start, Worker, decide, formed
 
 LIMITS = Limits(2, 3, wait_s=100, settle_s=10, grow_settle_s=3, beat_s=15, hang_s=60, cooldown_s=60)
@@ -140,6 +141,28 @@ def test_a_worker_that_closes_is_left_at_the_next_commit() -> None:
         job.joined(name, (0, 32), 1.6)
     assert decide(job, 1.6) == [Form(("b", "c"), "b")]
     assert not job.failures
+
+
+def test_a_member_whose_worker_retires_is_waited_for_until_it_has_committed_and_left() -> None:
+    job = job_of("a", "b", workers=2)
+    beat_all(job, 1.0)
+    job.saw_workers({"w1": Worker(1)})
+    job.lost_worker("a", 1.0)
+    assert decide(job, 1.0) == [Regroup()]
+    job.beat("a", 9, True, (0, 0), True, 2.0)
+    assert without_worker(job, 2.5) == []
+    job.said_left("a")
+    assert without_worker(job, 2.5) == ["a"]
+
+
+def test_a_member_whose_worker_is_gone_is_not_waited_for_without_end() -> None:
+    for name, now in (("it is silent", 3.0), ("the group broke", 2.6), ("it does not leave", 10.5)):
+        job = job_of("a", "b", workers=2)
+        job.lost_worker("a", 1.0)
+        beat_all(job, 2.5 if name == "the group broke" else 1.0 if name == "it is silent" else 9.4)
+        assert without_worker(job, now - 1.0) == [], name
+        job.broken = name == "the group broke"
+        assert without_worker(job, now) == ["a"], name
 
 
 def test_who_says_nothing_is_ended() -> None:

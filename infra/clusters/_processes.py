@@ -17,6 +17,7 @@ from infra._supervisor import start_supervised
 LONG_LIFE_S = 30.0
 LONGEST_PAUSE_S = 30.0
 WATCH_S = 0.2
+RETIRE_S = 10.0  # for a worker that was retired to end by itself: a rank on it commits first
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     order_fd: int
     started: float = field(default_factory=time.monotonic)
+    end_at: float = 0.0  # when it is ended if it is not wanted
 
     def close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
@@ -110,7 +112,10 @@ class WorkerProcesses:
     def shrink(self, names: list[str]) -> None:
         self._retire(names)
         with self._lock:
-            self._wanted -= {index for index in self._workers if self._name(index) in names}
+            for index, worker in self._workers.items():
+                if self._name(index) in names:
+                    self._wanted.discard(index)
+                    worker.end_at = time.monotonic() + RETIRE_S
 
     def _name(self, index: int) -> str:
         return f"{self._places[index].name}-{self._num_starts[index]}"
@@ -151,7 +156,8 @@ class WorkerProcesses:
     def _look_at(self, index: int) -> None:
         worker, now = self._workers[index], time.monotonic()
         if worker.process.poll() is None:
-            if index not in self._wanted and worker.process.stdin is not None and not worker.process.stdin.closed:
+            over = index not in self._wanted and now > worker.end_at
+            if over and worker.process.stdin is not None and not worker.process.stdin.closed:
                 worker.process.stdin.close()  # the supervisor ends it
             return
         worker.close()

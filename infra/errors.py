@@ -47,6 +47,9 @@ class AtelierError(Exception):
 
     exit_status: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:  # by its arguments, also where Dask's tblib pickles: ``new`` alone makes no MemoryError
+        return type(self), self.args, self.__dict__
+
 
 class InputError(AtelierError):
     """What was asked for cannot be done as it is: the caller has to change something."""
@@ -65,9 +68,7 @@ class StoreUnavailableError(AtelierError, ConnectionError):
         self.store, self.why = store, why
 
     def __str__(self) -> str:
-        return (
-            f"The store {self.store} did not answer, after several tries: {self.why}. Check that it is up and run the same command again."
-        )
+        return f"The store {self.store} did not answer, after several tries: {self.why}. Check that it is up and run the command again."
 
 
 class RankFailedError(AtelierError, RuntimeError):
@@ -371,8 +372,8 @@ class StoreAccessError(InputError, OSError):
         super().__init__(store, why, hint)
         self.store, self.why, self.hint = store, why, hint
 
-    def __reduce__(self) -> tuple[Any, ...]:  # OSError's own keeps two of three arguments
-        return type(self), (self.store, self.why, self.hint)
+    def __reduce__(self) -> tuple[Any, ...]:  # an OSError keeps two of three arguments
+        return type(self), (self.store, self.why, self.hint), self.__dict__
 
     def __str__(self) -> str:
         return f"Cannot use the store {self.store}: {self.why}. {self.hint}".rstrip()
@@ -389,8 +390,7 @@ def _classes() -> dict[str, type[AtelierError]]:
 
 def to_wire(error: AtelierError) -> dict[str, Any]:
     """The error as a JSON value, for another process; see ``from_wire``."""
-    args = (error.store, error.why, error.hint) if isinstance(error, StoreAccessError) else error.args
-    return {"type": type(error).__name__, "args": list(args)}
+    return {"type": type(error).__name__, "args": list(error.__reduce__()[1])}
 
 
 def from_wire(value: dict[str, Any]) -> AtelierError:

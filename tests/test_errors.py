@@ -8,6 +8,7 @@ import pkgutil
 from importlib import import_module
 
 import pytest
+from tblib.pickling_support import pickle_exception
 
 import infra.errors
 from infra.errors import AtelierError, InputError, from_wire, to_wire
@@ -75,6 +76,17 @@ def test_every_class_has_an_example() -> None:
 @pytest.mark.parametrize("error", EXAMPLES, ids=_name)
 def test_an_error_survives_pickling(error: AtelierError) -> None:
     copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=_name)
+def test_an_error_survives_pickling_by_a_dask_worker(error: AtelierError) -> None:
+    how = pickle_exception(error)  # what Dask's tblib registers for every class that it saw
+    rebuild, arguments, *state = pickle.loads(pickle.dumps(how))
+    copy = rebuild(*arguments)
+    vars(copy).update(*state)
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)

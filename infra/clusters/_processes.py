@@ -162,7 +162,8 @@ class WorkerProcesses:
             return
         worker.close()
         del self._workers[index]
-        short = index in self._wanted and now - worker.started < LONG_LIFE_S
+        retired = worker.end_at > 0  # and wanted again before it was gone
+        short = index in self._wanted and not retired and now - worker.started < LONG_LIFE_S
         if short:
             self._last_failed = self._places[index].name
         self._num_short_lives[index] = self._num_short_lives[index] + 1 if short else 0

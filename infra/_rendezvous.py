@@ -16,14 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
-from infra import wire
+from infra._keyed_server import KeyedHandler, KeyedServer
 
-MAX_VALUE_BYTES = 2**20
-MAX_TOTAL_BYTES = 2**28
-REQUEST_TIMEOUT_S = 5.0
 HOLD_S = 2.0  # how long a rank's question for the others is kept open while some have not come
 # How long ranks wait for each other at the start, while the slowest still imports its libraries.
 GLOO_TIMEOUT_S = 120
@@ -102,23 +98,16 @@ def address_towards(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 256
-
+class _Server(KeyedServer):
     def __init__(self, address: str, slots: Sequence[Slot], secret: str) -> None:
-        self.secret = secret
         self.admitted = {slot.host for slot in slots} | {address}
         self.sizes = {"global": len(slots)}
         for slot in slots:
             self.sizes[f"local_{slot.host_name}"] = slot.local_size
             self.sizes[f"cross_{slot.local_rank}"] = slot.cross_size
-        self.lock = threading.Lock()
+        super().__init__(address, secret, _Handler)
         self.complete = threading.Condition(self.lock)
-        self.values: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.left: dict[str, set[str]] = defaultdict(set)
-        self.num_bytes = 0
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        super().__init__((address, 0), _Handler)
 
     def size_of(self, scope: str) -> int:
         """How many ranks meet in a scope, also if it is that of a process set, which is all of them; 0: it is none of this job's."""
@@ -143,50 +132,24 @@ class _Server(ThreadingHTTPServer):
     def verify_request(self, request: object, client_address: object) -> bool:
         return isinstance(client_address, tuple) and client_address[0] in self.admitted
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A rank that was killed in the middle of a request: its task reports that, not this server."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(KeyedHandler):
     server: _Server
-    timeout = REQUEST_TIMEOUT_S
-    wbufsize = -1  # an answer in one packet: the second of two would wait for the first one's acknowledgement
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Thousands of requests a start are nobody's interest."""
-
-    def _answer(self, status: HTTPStatus, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _body(self) -> bytes | None:
-        """The body of a request of this job's; None, and answered, if it is none, or too large."""
-        length = self.headers.get("Content-Length") or "0"
-        if not length.isdecimal() or int(length) > MAX_VALUE_BYTES or self.server.num_bytes + int(length) > MAX_TOTAL_BYTES:
-            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-            return None
-        body = self.rfile.read(int(length))
-        if not wire.is_genuine(self.server.secret, self.command, self.path, body, self.headers.get(wire.HEADER) or ""):
-            self._answer(HTTPStatus.FORBIDDEN)
-            return None
-        return body
 
     def _name(self) -> tuple[str, str] | None:
         """Scope and key of the request; None, and answered, if they are none of this job's."""
         match = re.fullmatch(r"/([\w.-]{1,300})/([^/]{1,300})", self.path)
         if match is None:
-            self._answer(HTTPStatus.BAD_REQUEST)
+            self.answer(HTTPStatus.BAD_REQUEST)
             return None
         scope, key = match.groups()
         if not self.server.size_of(scope):
-            self._answer(HTTPStatus.FORBIDDEN)
+            self.answer(HTTPStatus.FORBIDDEN)
             return None
         return scope, key
 
     def do_GET(self) -> None:
-        if self._body() is not None and (name := self._name()):
+        if self.body() is not None and (name := self._name()):
             scope, key = name
             with self.server.lock:
                 if match := re.fullmatch(r"for_(\d{1,9})", key):
@@ -194,9 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     value = self.server.values[scope].get(key)
             if value is None:
-                self._answer(HTTPStatus.NOT_FOUND)
+                self.answer(HTTPStatus.NOT_FOUND)
             else:
-                self._answer(HTTPStatus.OK, value)
+                self.answer(HTTPStatus.OK, value)
 
     def _parts(self, scope: str, rank: int) -> bytes | None:
         """Answers when all have come, since asking again and again would be hundreds of requests a second; but not much later than now."""
@@ -206,36 +169,29 @@ class _Handler(BaseHTTPRequestHandler):
         return parts
 
     def do_PUT(self) -> None:
-        if (value := self._body()) is None or (name := self._name()) is None:
+        if (value := self.body()) is None or (name := self._name()) is None:
             return
         with self.server.lock:
-            self.server.num_bytes += len(value)
-            self.server.values[name[0]][name[1]] = value
+            self.server.put(*name, value)
             if len(self.server.values[name[0]]) >= self.server.size_of(name[0]):
                 self.server.complete.notify_all()
-        self._answer(HTTPStatus.OK)
+        self.answer(HTTPStatus.OK)
 
     def do_DELETE(self) -> None:
         """A rank has connected to all of its scope; when all have, the scope is emptied, so that they can meet a second time."""
-        if self._body() is not None and (name := self._name()):
+        if self.body() is not None and (name := self._name()):
             scope, key = name
             with self.server.lock:
                 self.server.left[scope].add(key)
                 if len(self.server.left[scope]) >= self.server.size_of(scope):
                     del self.server.left[scope]
-                    self.server.num_bytes -= sum(map(len, self.server.values.pop(scope, {}).values()))
-            self._answer(HTTPStatus.OK)
+                    self.server.drop(scope)
+            self.answer(HTTPStatus.OK)
 
 
 @contextmanager
 def serve_rendezvous(address: str, slots: Sequence[Slot], secret: str) -> Iterator[tuple[str, int]]:
     """Run the key-value server of one job on one address of this machine; gives its address and port."""
     server = _Server(address, slots, secret)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="rendezvous", daemon=True)
-    thread.start()
-    try:
-        yield address, int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with server.running("rendezvous"):
+        yield address, server.port

@@ -24,7 +24,7 @@ from infra.elastic import policy
 from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
 from infra.elastic.giving_back import without_worker
-from infra.elastic.places import Process, host_of, make_plans
+from infra.elastic.places import Process, free_place, host_of, make_plans, num_neighbours
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Release, Start
 from infra.elastic.server import Board, serve
 from infra.elastic.task import forget_job, run_member, tell
@@ -239,9 +239,8 @@ class Driver:
             how = process.why or result.get("how", "")
             self.on_event({"kind": "log", "message": f"{where} on {process.worker} is lost: {how}"})
             if process.why:
-                self.on_event(
-                    {"kind": "log", "message": f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}"}
-                )
+                words = f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}"
+                self.on_event({"kind": "log", "message": words})
         self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart)
 
     def _take_future(self, name: str, process: Process, now: float) -> None:
@@ -290,27 +289,18 @@ class Driver:
     def _start(self, worker: str) -> None:
         name, now = f"m{next(self._numbers)}", time.monotonic()
         key = f"{self.topic}-{name}"
-        taken = {process.place for process in self.processes.values() if not process.ended and host_of(process.worker) == host_of(worker)}
-        place = next(number for number in itertools.count() if number not in taken)
-        neighbours = sum(max(found.slots, found.size) for address, found in self.job.workers.items() if host_of(address) == host_of(worker))
-        host, port = self.server.server_address[:2]
+        place = free_place(self.processes.values(), worker)
         env = {
             **self.env,
-            wire.DRIVER_VARIABLE: f"{host!s}:{port}",
+            wire.DRIVER_VARIABLE: f"{self.server.server_address[0]!s}:{self.server.port}",
             wire.SECRET_VARIABLE: self.secret,
             wire.MEMBER_VARIABLE: name,
             wire.PLACE_VARIABLE: str(place),
             wire.LARGEST_VARIABLE: str(self.limits.most),
         }
         pool = f"elastic-{self.order['module']}-{'-'.join(sorted(self.env))}-{hash(tuple(self.order['preload']))}"
-        order = {
-            **self.order,
-            "name": f"rank-{name}",
-            "job": self.id,
-            "pool": pool,
-            "env": env,
-            "neighbours": max(1, min(neighbours, self.limits.most)),
-        }
+        neighbours = min(num_neighbours(self.job.workers, worker), self.limits.most)
+        order = {**self.order, "name": f"rank-{name}", "job": self.id, "pool": pool, "env": env, "neighbours": neighbours}
         where: dict[str, Any] = {"workers": [worker], "allow_other_workers": False, "resources": {"slot": 1}}
         try:
             future = self.client.submit(run_member, self.topic, order, key=key, pure=False, retries=0, **where)
@@ -396,9 +386,7 @@ class Driver:
         with contextlib.suppress(*unreachable()):
             self.client.cancel([process.future for process in self.processes.values()])
             deadline = time.monotonic() + GONE_TIMEOUT_S
-            while time.monotonic() < deadline and any(
-                p.here is not None and not p.ended and p.worker in self.job.workers for p in self.processes.values()
-            ):
+            while time.monotonic() < deadline and any(process.runs_on(self.job.workers) for process in self.processes.values()):
                 try:
                     message = self._inbox.get(timeout=0.1)
                 except queue.Empty:

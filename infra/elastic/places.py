@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from infra._rendezvous import assign_ranks
 
 if TYPE_CHECKING:
     from distributed import Future
+
+    from infra.elastic.policy import Worker
 
 
 @dataclass
@@ -29,10 +32,25 @@ class Process:
     end_at: float | None = None
     released: bool = False
 
+    def runs_on(self, workers: Container[str]) -> bool:
+        """Whether it has begun, has not ended, and its Dask worker is one of these."""
+        return self.here is not None and not self.ended and self.worker in workers
+
 
 def host_of(address: str) -> str:
     """The host in a Dask address."""
     return address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
+
+
+def free_place(processes: Iterable[Process], worker: str) -> int:
+    """The lowest place on the machine of a worker that no living member has."""
+    taken = {process.place for process in processes if not process.ended and host_of(process.worker) == host_of(worker)}
+    return next(number for number in itertools.count() if number not in taken)
+
+
+def num_neighbours(workers: Mapping[str, Worker], worker: str) -> int:
+    """How many members the machine of a worker may come to have; at least 1."""
+    return max(1, sum(max(found.slots, found.size) for address, found in workers.items() if host_of(address) == host_of(worker)))
 
 
 def make_plans(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra import wire
-from infra._rendezvous import MAX_VALUE_BYTES, address_towards, assign_ranks, serve_rendezvous
+from infra._keyed_server import MAX_BODY_BYTES
+from infra._rendezvous import address_towards, assign_ranks, serve_rendezvous
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_who_does_not_know_the_secret_gets_and_changes_nothing(server: tuple[str
 def test_large_values_are_refused(server: tuple[str, int]) -> None:
     connection = http.client.HTTPConnection(*server, timeout=5)
     connection.putrequest("PUT", "/global/0")
-    connection.putheader("Content-Length", str(MAX_VALUE_BYTES + 1))
+    connection.putheader("Content-Length", str(MAX_BODY_BYTES + 1))
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()

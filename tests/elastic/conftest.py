@@ -41,6 +41,7 @@ class Ran:
     """What a job did."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)  # as rank 0 wrote them down: what a killed worker had to tell may be lost
     error: BaseException | None = None
     seconds: float = 0.0
 
@@ -56,7 +57,7 @@ class Ran:
         """The batches of an epoch that counted: of steps that were done again, the last time."""
         assert self.trained
         done: list[tuple[int, int]] = []
-        for event in self.of("step"):
+        for event in self.steps or self.of("step"):
             if event["epoch"] == epoch:
                 first, last = event["bounds"]
                 done = [bounds for bounds in done if bounds[1] <= first]
@@ -65,7 +66,7 @@ class Ran:
 
     def repeated(self) -> int:
         """Steps that were done more than once."""
-        keys = [(event["epoch"], *event["bounds"]) for event in self.of("step")]
+        keys = [(event["epoch"], *event["bounds"]) for event in self.steps or self.of("step")]
         return len(keys) - len(set(keys))
 
 
@@ -91,11 +92,13 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
         limits = Limits(least, most, **{key: more.pop(key) for key in list(more) if key in Limits.__dataclass_fields__})
         if fault := more.get("fault"):
             (flags / ("always" if more.pop("always", False) else "once")).write_text(fault)
+        number = next(numbers)
+        workspace = tmp_path / f"workspace-{number}"
         document = {
             "epochs": 2,
             "samples": 640,
             "batch": 32,
-            "workspace": str(tmp_path / f"workspace-{next(numbers)}"),
+            "workspace": str(workspace),
             "flags": str(flags),
             **more,
         }
@@ -122,6 +125,8 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
         except Exception as error:  # noqa: BLE001 - tests look at it
             ran.error = error
         ran.seconds = time.monotonic() - began
+        steps = workspace.with_name(f"{workspace.name}-steps")
+        ran.steps = [json.loads(line) for line in steps.read_text().splitlines()] if steps.exists() else []
         limit = time.monotonic() + 10
         while ranks_of(mark):
             assert time.monotonic() < limit, "ranks are left"

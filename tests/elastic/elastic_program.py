@@ -69,7 +69,10 @@ class Watched(Training):
         loss = super()._step(step, parts)
         first, last = self.pace.bounds(at.epoch, step)
         if self.collectives.rank == 0:
-            self.tell({"kind": "step", "bounds": [first, last], "pid": os.getpid(), **where})
+            word = {"kind": "step", "bounds": [first, last], "pid": os.getpid(), **where}
+            with Path(f"{self.document['workspace']}-steps").open("a") as steps:
+                steps.write(json.dumps(word) + "\n")
+            self.tell(word)
         return loss
 
     def _strikes(self) -> bool:

@@ -84,9 +84,9 @@ class MlflowBackend:
         if self._database is not None and not self._database.exists():
             self._new_database(self._database)
 
-    def _new_database(self, database: Path) -> None:
-        """Copy an empty database of this version of MLflow; the first time on a machine, let MLflow make it."""
-        empty = self._cache / f"mlflow-{metadata.version('mlflow')}.db"
+    def make_template(self) -> Path:
+        """Make an empty database of this version of MLflow if it is not in the cache: a new workspace then has its own at once. Takes seconds."""
+        empty = self._cache / "templates" / f"mlflow-{metadata.version('mlflow')}.db"
         empty.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{empty}.lock"):
             if not empty.exists():
@@ -94,6 +94,11 @@ class MlflowBackend:
                     made = Path(scratch) / "mlflow.db"
                     self._make_database(made)
                     made.replace(empty)
+        return empty
+
+    def _new_database(self, database: Path) -> None:
+        """Copy an empty database of this version of MLflow; the first time on a machine, let MLflow make it."""
+        empty = self.make_template()
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
             if database.exists():
@@ -265,3 +270,9 @@ def make_schema(uri: str, artifacts: str) -> None:
         SqlAlchemyStore(uri, artifacts).engine.dispose()
     except (MlflowException, SQLAlchemyError) as error:
         raise ServiceError(f"MLflow's database at {without_password(uri)}", str(error)) from error
+
+
+if __name__ == "__main__":
+    from infra.settings import load_settings
+
+    print(MlflowBackend.open(load_settings()).make_template())

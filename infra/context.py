@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
+from infra.access import is_loopback
 from infra.settings import Settings, load_settings
 from infra.store import Store, open_store
 from infra.workers import parse_workers
@@ -132,7 +135,7 @@ class StageContext:
         A rank gets its share of its host's threads; one rank alone gets all of them. On a cluster elsewhere its hosts' cores count, not ours.
 
         Args:
-            preload: modules that the program will load. One rank alone on the local cluster is then a fork of a process that has loaded them
+            preload: modules that the program will load. One rank alone on a cluster of this machine is then a fork of a process that has loaded them
                 and waits for the next (``infra.warm``), which saves seconds each time.
             elastic: the program can go on with other ranks than it began with: those that die are replaced, and where a range was asked for,
                 their number follows what the cluster has (``infra.elastic``).
@@ -140,7 +143,7 @@ class StageContext:
         if elastic and num_ranks > 1:
             self._launch_elastic(spec, num_ranks, on_event, preload)
             return
-        if num_ranks == 1 and preload and self.settings.cluster == "local":
+        if num_ranks == 1 and preload and self._warm_threads:
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))
             return
         from infra.cluster import asking_for_slots
@@ -183,6 +186,15 @@ class StageContext:
                 env=self._rank_env(),
             )
 
+    @property
+    def _warm_threads(self) -> int:
+        """CPU threads of a stage in a warm process; 0: the cluster is elsewhere, where each stage may come to another host."""
+        if self.settings.cluster == "local":
+            return self.settings.slots
+        scheduler = urlsplit(self.settings.cluster)
+        here = scheduler.scheme in ("tcp", "tls") and is_loopback(scheduler.hostname or "")  # that of `atelier up`, say
+        return (os.cpu_count() or 1) if here else 0
+
     def _warm(self, preload: tuple[str, ...]) -> WarmJobs:
         """The warm processes that have loaded these modules; they end with the context."""
         if preload not in self._pools:
@@ -193,7 +205,7 @@ class StageContext:
                 client=self.client(),
                 module="algorithms.__main__",
                 preload=preload,
-                threads=self.settings.slots,
+                threads=self._warm_threads,
                 deadline_s=self.settings.deadline_s,
                 log_dir=new_log_folder(self.settings.state_dir / "logs" / "ranks"),
                 what="The run",

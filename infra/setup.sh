@@ -84,10 +84,13 @@ install_horovod() {
         stop "Horovod's wheel could not be installed: $wheel. Delete it and run the same command again."
 }
 
-# An empty database for Prefect, migrated once and copied for each new workspace, saves 15 s there. Without it a first run makes it.
+# Empty databases for Prefect and MLflow, migrated once and copied for each new workspace, save 15 s and 5 s there. Without them a first run
+# makes them.
 make_templates() {
-    timeout 300 .venv/bin/python -m infra.prefect_server >/dev/null ||
-        say "Prefect's empty database could not be made beforehand, see above; the first run tries again."
+    for part in prefect_server _registry_mlflow; do
+        timeout 300 .venv/bin/python -m "infra.$part" >/dev/null ||
+            say "An empty database could not be made beforehand (infra.$part), see above; the first run tries again."
+    done
 }
 
 # The pages that Atelier writes are looked at in a browser by some tests; without one these tests are skipped, with the reason.

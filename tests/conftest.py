@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.caches import fresh_cache
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -91,14 +93,20 @@ def _fresh_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This test's own cache, empty but for the migrated databases."""
+    return fresh_cache(tmp_path / "cache", tmp_path_factory)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is this test's ATELIER_WORKSPACE; its cache is its own, too."""
     from infra.settings import load_settings
 
     folder = tmp_path / "workspace"
     folder.mkdir()
     monkeypatch.setenv("ATELIER_WORKSPACE", str(folder))
-    monkeypatch.setenv("ATELIER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATELIER_CACHE_DIR", str(own_cache))
     load_settings.cache_clear()
     return folder
 
@@ -145,7 +153,7 @@ def s3_server(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def s3_workspace(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_workspace(s3_server: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """``s3://bucket/workspace`` in a bucket of its own, set as this test's ATELIER_WORKSPACE."""
     import boto3
 
@@ -156,7 +164,7 @@ def s3_workspace(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     client.create_bucket(Bucket=bucket)
     client.close()
     monkeypatch.setenv("ATELIER_WORKSPACE", f"s3://{bucket}/workspace")
-    monkeypatch.setenv("ATELIER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATELIER_CACHE_DIR", str(own_cache))
     load_settings.cache_clear()
     return f"s3://{bucket}/workspace"
 

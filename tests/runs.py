@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.caches import fresh_cache
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -25,7 +27,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from infra.settings import Settings
 
     folder = tmp_path_factory.mktemp("prefect")
-    with EmbeddedServer(Settings(workspace=str(folder), cache_dir=folder / "cache")) as server:
+    with EmbeddedServer(Settings(workspace=str(folder), cache_dir=fresh_cache(folder / "cache", tmp_path_factory))) as server:
         yield server.wait()
 
 

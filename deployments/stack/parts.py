@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from infra.access import (
 )
 from infra.prefect_server import SERVER_LOGGING_CONFIG, quiet_environment
 from infra.settings import Settings
+
+# Prefect's worker looks for runs every 10 s, as suits a server that many share; this server is its own, and whoever starts a run waits for it.
+_LOOKS_FOR_RUNS = "PREFECT_WORKER_QUERY_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
                 *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER),
                 *("--limit", str(options.max_runs), "--install-policy", "never", "--create-pool-if-not-found"),
             ],
-            environment=common,
+            environment={**common, _LOOKS_FOR_RUNS: os.environ.get(_LOOKS_FOR_RUNS, "2")},
             check=health.worker_online(api, WORK_POOL, WORKER),
             after=("prefect",),
         ),

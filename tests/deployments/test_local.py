@@ -92,6 +92,15 @@ def test_every_part_listens_on_loopback_and_waits_for_parts_that_come_before(tmp
         assert set(part.after) <= set(names[:place])
 
 
+def test_a_run_is_taken_up_within_seconds_or_as_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(workspace=str(tmp_path))
+    for said, expected in ((None, "2"), ("30", "30")):
+        if said is not None:
+            monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", said)
+        parts = {part.name: part for part in make_parts(UpOptions(), settings, USUAL, plan_databases(settings))}
+        assert parts["worker"].environment["PREFECT_WORKER_QUERY_SECONDS"] == expected
+
+
 def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> None:
     options = UpOptions(host="0.0.0.0")
     with pytest.raises(InvalidSettingError, match="ATELIER_LOGIN"):

@@ -18,6 +18,7 @@ from infra.artifacts import publish
 from infra.registry import Registry
 from infra.settings import load_settings
 from infra.store import open_store
+from tests.caches import fresh_cache
 from tests.packages import write_colours, write_sums
 
 RGB = {"red": (200, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 200)}
@@ -25,8 +26,8 @@ RGB = {"red": (200, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 200)}
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, so that MLflow makes its tables once."""
-    return tmp_path_factory.mktemp("cache")
+    """Shared by this module's tests."""
+    return fresh_cache(tmp_path_factory.mktemp("shared") / "cache", tmp_path_factory)
 
 
 @pytest.fixture

@@ -33,12 +33,13 @@ from infra.promotion import LogEvent
 from infra.registry import ModelVersion, Registry
 from infra.settings import Settings
 from infra.store import Store, open_store
+from tests.caches import fresh_cache
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, so that MLflow makes its tables once."""
-    return tmp_path_factory.mktemp("cache")
+    """Shared by this module's tests."""
+    return fresh_cache(tmp_path_factory.mktemp("shared") / "cache", tmp_path_factory)
 
 
 @pytest.fixture

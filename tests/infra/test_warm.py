@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from infra.context import StageContext
 from infra.errors import CorruptArtifactError, DeadlineExceededError, RankFailedError
+from infra.settings import Settings
 from infra.warm import Ended, WarmJobs
 
 if TYPE_CHECKING:
@@ -236,3 +238,20 @@ def test_leaving_ends_the_jobs_and_the_warm_processes(program_cluster: Client, t
 
 def _mine(process: psutil.Process) -> bool:
     return process.environ().get("ATELIER_TEST_SESSION") == os.environ["ATELIER_TEST_SESSION"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "threads"),
+    [
+        ("local", 3),
+        ("tcp://127.0.0.1:8786", os.cpu_count()),
+        ("tls://localhost:8786", os.cpu_count()),
+        ("tcp://[::1]:8786", os.cpu_count()),
+        ("tcp://10.0.0.7:8786", 0),
+        ("ssh://localhost", 0),
+        ("kubernetes", 0),
+    ],
+)
+def test_stages_run_in_warm_processes_on_a_cluster_of_this_machine(tmp_path: Path, cluster: str, threads: int) -> None:
+    with StageContext.open(Settings(workspace=str(tmp_path), cluster=cluster, slots=3)) as context:
+        assert context._warm_threads == threads

@@ -99,8 +99,8 @@ def _study(store: Store, key: str, dataset: str) -> None:
     store.write_bytes(f"tuning/{key}/result/study.json", json.dumps({"algorithm": "x/y", "dataset": dataset}).encode())
 
 
-def test_old_data_and_studies_go_unless_a_model_a_name_or_an_event_leads_to_them(tmp_path: Path) -> None:
-    settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=tmp_path / "cache")
+def test_old_data_and_studies_go_unless_a_model_a_name_or_an_event_leads_to_them(tmp_path: Path, own_cache: Path) -> None:
+    settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=own_cache)
     context = StageContext(settings, open_store(settings.workspace_uri))
     store, registry = context.store, Registry(settings, context.store)
     first, new, unused = _data(store, "a", "digits"), _data(store, "b", "digits-new"), _data(store, "c", "digits")

@@ -19,6 +19,7 @@ from infra.errors import InvalidOptionError
 from infra.registry import Registry
 from infra.settings import Settings
 from tasks.register import Registered, register
+from tests.caches import fresh_cache
 from tests.packages import threshold_model, write_colours
 
 RGB = {"red": (200, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 200)}
@@ -26,8 +27,8 @@ RGB = {"red": (200, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 200)}
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, so that MLflow makes its tables once."""
-    return tmp_path_factory.mktemp("cache")
+    """Shared by this module's tests."""
+    return fresh_cache(tmp_path_factory.mktemp("shared") / "cache", tmp_path_factory)
 
 
 @pytest.fixture

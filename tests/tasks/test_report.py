@@ -33,8 +33,8 @@ CLASSES = ["blue", "green", "red"]
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> StageContext:
-    return StageContext.open(Settings(workspace=str(tmp_path / "workspace"), cache_dir=tmp_path / "cache"))
+def context(tmp_path: Path, own_cache: Path) -> StageContext:
+    return StageContext.open(Settings(workspace=str(tmp_path / "workspace"), cache_dir=own_cache))
 
 
 def import_colours(context: StageContext, folder: Path) -> DatasetRef:

@@ -63,9 +63,9 @@ def until_kept(store: Store, folder: str, number: int) -> None:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> tuple[Settings, ModelVersion]:
+def watched(tmp_path: Path, own_cache: Path) -> tuple[Settings, ModelVersion]:
     """A champion whose training data is in the workspace."""
-    settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=tmp_path / "cache")
+    settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=own_cache)
     store = open_store(settings.workspace_uri)
     for index in range(300):
         name = list(RGB)[index % 3]

@@ -218,10 +218,10 @@ def test_a_study_in_a_database_goes_on_and_can_be_forgotten(
     assert _course(_study(context, run(trials=2, sampler="random"))) == first
 
 
-def test_a_study_in_s3_goes_on(s3_workspace: str, wine_table: Path, tmp_path: Path) -> None:
+def test_a_study_in_s3_goes_on(s3_workspace: str, wine_table: Path, own_cache: Path) -> None:
     config = find_algorithm(LINEAR).config({"target": "kind"}).model_dump(mode="json")
     courses = []
-    with StageContext.open(Settings(workspace=s3_workspace, cache_dir=tmp_path / "cache", slots=2)) as context:
+    with StageContext.open(Settings(workspace=s3_workspace, cache_dir=own_cache, slots=2)) as context:
         data = import_source(context.store, str(wine_table), "wine")
         for trials in (2, 3):
             tuned = tune(LINEAR, config, data, TuneSettings(trials=trials), context=context)

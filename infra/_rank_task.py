@@ -31,6 +31,7 @@ POLL_S = 0.1
 RELAY_S = 0.05  # events are sent in batches, so that a chatty rank does not flood the scheduler
 MAX_BATCH_BYTES = 2**18
 TAIL_BYTES, TAIL_LINES = 2**15, 100
+OUTPUT_BYTES = 2**18  # of each rank's output are kept with its run: the last
 TASK_VARIABLE = "ATELIER_RANK_TASK"
 # What a worker may have in its environment and a rank must not take from there.
 FOREIGN = {*THREAD_VARIABLES, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ATELIER_STORE_FD"}
@@ -163,6 +164,15 @@ def last_words(log: Path, begin: int = 0) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
+def output_of(log: Path) -> str:
+    """What a rank printed; of very much the last part, which says so."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - OUTPUT_BYTES))
+        text = file.read().decode(errors="replace")
+    return text if size <= OUTPUT_BYTES else f"... {size - OUTPUT_BYTES} bytes before this are left out\n{text}"
+
+
 def _environment(order: dict[str, Any], key: str, events_fd: int, store_fd: int | None) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("HOROVOD_")}
     own = {
@@ -277,6 +287,7 @@ def _run(order: dict[str, Any], worker: Worker, key: str, relay: Relay, store_fd
         "peak_mib": outcome.peak_kib // 1024,
         "error": relay.error,
         "last_words": last_words(log),
+        "output": output_of(log),
         "num_batches": relay.num_batches,
         "log": str(log),
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from infra.access import is_loopback
+from infra.rank_logs import keep_output
 from infra.settings import Settings, load_settings
 from infra.store import Store, open_store
 from infra.workers import parse_workers
@@ -129,6 +130,7 @@ class StageContext:
         on_event: Callable[[dict[str, Any]], None],
         preload: Sequence[str] = (),
         elastic: bool = False,
+        output: str = "",
     ) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
 
@@ -139,9 +141,11 @@ class StageContext:
                 and waits for the next (``infra.warm``), which saves seconds each time.
             elastic: the program can go on with other ranks than it began with: those that die are replaced, and where a range was asked for,
                 their number follows what the cluster has (``infra.elastic``).
+            output: where the ranks' work goes in the store; what ranks print is kept beside it (``infra.rank_logs``); "": it is not.
         """
+        on_output = keep_output(self.store, output, on_event)
         if elastic and num_ranks > 1:
-            self._launch_elastic(spec, num_ranks, on_event, preload)
+            self._launch_elastic(spec, num_ranks, on_event, on_output, preload)
             return
         if num_ranks == 1 and preload and self._warm_threads:
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))
@@ -159,13 +163,21 @@ class StageContext:
                 threads_per_rank=threads,
                 deadline_s=self.settings.deadline_s,
                 on_event=on_event,
+                on_output=on_output,
                 env=self._rank_env(),
             )
 
     def _rank_env(self) -> dict[str, str] | None:
         return {"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None
 
-    def _launch_elastic(self, spec: BaseModel, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str]) -> None:
+    def _launch_elastic(
+        self,
+        spec: BaseModel,
+        num_ranks: int,
+        on_event: Callable[[dict[str, Any]], None],
+        on_output: Callable[[str, str], None],
+        preload: Sequence[str],
+    ) -> None:
         from infra.cluster import asking_for_slots
         from infra.elastic.launch import launch_elastic
         from infra.elastic.policy import Limits
@@ -182,6 +194,7 @@ class StageContext:
                 deadline_s=settings.deadline_s,
                 preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),
                 on_event=on_event,
+                on_output=on_output,
                 figures=settings.state_dir / "backends.json",
                 env=self._rank_env(),
             )

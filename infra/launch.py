@@ -117,6 +117,7 @@ def launch(
     backend: Backend = "auto",
     threads_per_rank: int | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    on_output: Callable[[str, str], None] = lambda name, text: None,
     env: Mapping[str, str] | None = None,
     module: str = "algorithms",
     log_dir: Path | None = None,
@@ -130,6 +131,7 @@ def launch(
         backend: how ranks talk; ``auto`` is Horovod where every worker has it, else torch.distributed. One rank alone uses neither.
         threads_per_rank: CPU threads of one rank; default: the cores of its machine divided by the ranks there.
         on_event: called in this thread with every event that a rank writes, in the order of that rank, ``rank`` added.
+        on_output: called in this thread when a rank has ended, with its name and what it printed (the last 256 KiB).
         env: variables for the ranks, over those of the workers.
         log_dir: parent of the folder with each rank's output, one file a rank; default: ``logs/ranks`` in the state folder.
         what: the run in words, for error messages.
@@ -146,7 +148,7 @@ def launch(
     if num_ranks > available:
         raise NotEnoughSlotsError(num_ranks, available, _scheduler_address(client))
     folder = new_log_folder(log_dir or load_settings().state_dir / "logs" / "ranks")
-    job = _Job(client, num_ranks, time.monotonic() + deadline_s, DeadlineExceededError(what, deadline_s), on_event)
+    job = _Job(client, num_ranks, time.monotonic() + deadline_s, DeadlineExceededError(what, deadline_s), on_event, on_output)
     with ExitStack() as stack:
         stack.enter_context(job.running())
         ready = job.gather()
@@ -205,6 +207,7 @@ class _Job:
     deadline: float
     too_late: DeadlineExceededError
     on_event: Callable[[Event], None]
+    on_output: Callable[[str, str], None]
     topic: str = field(default_factory=lambda: f"atelier-ranks-{uuid.uuid4().hex}")
     futures: dict[str, Future] = field(default_factory=dict)
     ready: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -212,6 +215,7 @@ class _Job:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
+    _last_results: list[dict[str, Any]] = field(default_factory=list)
     _num_batches: dict[str, int] = field(default_factory=dict)
     _inbox: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
     _checked_at: float = field(default_factory=time.monotonic)
@@ -323,9 +327,14 @@ class _Job:
     def _take(self, key: str, result: dict[str, Any]) -> None:
         if key not in self.results:
             self.results[key] = result
+            self._tell_output(result)
             failure = failure_of_result(result)
             if failure is not None:
                 self.failures.append(failure)
+
+    def _tell_output(self, result: dict[str, Any]) -> None:
+        if "output" in result:
+            self.on_output(f"rank-{result['rank']}", result["output"])
 
     def _take_future(self, key: str, future: Future) -> None:
         """The end of a task as Dask tells it: seldom news, except when the task itself could not run."""
@@ -365,6 +374,8 @@ class _Job:
             if self.client.status == "running":
                 self.client.unsubscribe_topic(self.topic)
                 self.client.run_on_scheduler(forget_topic, self.topic)
+        for result in self._last_results:  # now, since what is called may raise
+            self._tell_output(result)
 
     def _wait_until_gone(self, keys: set[str]) -> None:
         deadline = time.monotonic() + GONE_TIMEOUT_S
@@ -377,3 +388,4 @@ class _Job:
                 continue
             if "result" in message:
                 keys = keys - {message["key"]}
+                self._last_results.append(json.loads(message["result"]))

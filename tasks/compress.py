@@ -261,7 +261,9 @@ class _Search:
                 num_ranks = self.context.workers if self.algorithm.engine.distributed else 1
                 spec = spec.model_copy(update={"checkpoints": checkpoints})
                 preload = verb_modules(self.algorithm.engine)
-                self.context.launch_ranks(spec, num_ranks=num_ranks, on_event=self._report, preload=preload, elastic=True)
+                self.context.launch_ranks(
+                    spec, num_ranks=num_ranks, on_event=self._report, preload=preload, elastic=True, output=spec.output
+                )
                 found = find(self.context.store, output)
                 assert found is not None, f"the ranks ended well but left nothing at {output}"
                 self.context.store.delete(checkpoints)

@@ -98,7 +98,7 @@ def _run_ranks(
     try:
         engine = find_algorithm(algorithm).engine
         num_ranks = context.workers if engine.distributed else 1
-        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, preload=verb_modules(engine), elastic=True)
+        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, preload=verb_modules(engine), elastic=True, output=spec.output)
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"ranks ended well but left nothing at {spec.output}"
         status = "FINISHED"

@@ -21,7 +21,9 @@ def run_verb(spec: RunSpec, context: StageContext, *, fresh: bool | None = None)
         context.store.delete(spec.output)
     artifact = find(context.store, spec.output)
     if artifact is None:
-        context.launch_ranks(spec, num_ranks=1, on_event=context.report, preload=verb_modules(find_algorithm(spec.algorithm).engine))
+        context.launch_ranks(
+            spec, num_ranks=1, on_event=context.report, preload=verb_modules(find_algorithm(spec.algorithm).engine), output=spec.output
+        )
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"the rank ended well but left nothing at {spec.output}"
     return sealed_in_store(artifact, context)

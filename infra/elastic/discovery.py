@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infra.elastic.policy import Worker
+from infra.errors import NotEnoughSlotsError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,6 +57,15 @@ def all_slots(discovery: Discovery, workers: Mapping[str, Worker]) -> int:
     from infra.cluster import num_slots
 
     return num_slots(discovery.client)
+
+
+def require_slots(client: Client, discovery: Discovery, workers: Mapping[str, Worker], least: int) -> None:
+    """Raises:
+    NotEnoughSlotsError: the cluster has fewer than ``least``, even counting those that others hold.
+    """
+    most = all_slots(discovery, workers)
+    if most < least:
+        raise NotEnoughSlotsError(least, most, str(client.scheduler.address) if client.scheduler else "")
 
 
 def unreachable() -> tuple[type[BaseException], ...]:

@@ -22,9 +22,9 @@ from infra import wire
 from infra._rendezvous import address_towards
 from infra.elastic import policy
 from infra.elastic.backends import Figures, choose, kind_of, told
-from infra.elastic.discovery import Discovery, all_slots, run_aside, unreachable
+from infra.elastic.discovery import Discovery, require_slots, run_aside, unreachable
 from infra.elastic.giving_back import without_worker
-from infra.elastic.places import Process, free_place, host_of, make_plans, num_neighbours
+from infra.elastic.places import Process, free_place, host_of, make_order, make_plans, num_neighbours
 from infra.elastic.policy import Break, Conclude, End, Fail, Form, Job, Limits, Regroup, Release, Start
 from infra.elastic.server import Board, serve
 from infra.elastic.task import forget_job, run_member, tell
@@ -32,7 +32,6 @@ from infra.errors import (
     AtelierError,
     CollectiveError,
     DeadlineExceededError,
-    NotEnoughSlotsError,
     RankFailedError,
     ServiceError,
     WorkersLostError,
@@ -60,6 +59,7 @@ class Driver:
     backend: Backend
     figures: Figures
     on_event: Callable[[Event], None]
+    on_output: Callable[[str, str], None]
     discovery: Discovery
     too_late: DeadlineExceededError
     deadline: float
@@ -85,11 +85,9 @@ class Driver:
     def run(self) -> None:
         workers = self.discovery.workers([]) or {}
         there = sum(worker.slots for worker in workers.values())
-        most = all_slots(self.discovery, workers)
-        if most < self.limits.least:
-            raise NotEnoughSlotsError(self.limits.least, most, str(self.client.scheduler.address) if self.client.scheduler else "")
+        require_slots(self.client, self.discovery, workers, self.limits.least)
         if there < self.limits.least:
-            self.on_event({"kind": "log", "message": f"waiting for free slots: {there} of {self.limits.least}"})
+            self._log(f"waiting for free slots: {there} of {self.limits.least}")
         self.job.saw_workers(workers)
         hosts = sorted({host_of(address) for address in workers}, key=lambda host: (host.startswith("127."), host))
         with serve(address_towards(hosts[0]), self.secret, self.board, self._on_word) as server, self._listening():
@@ -215,13 +213,10 @@ class Driver:
 
     def _failed(self, process: Process, event: Event) -> None:
         """The program raised: that is no accident of a process, and would happen again."""
-        if self._error is not None:
-            return
-        if "error" in event:
-            error = from_wire(event["error"])
+        if self._error is None:
+            last = RankFailedError(max(process.rank, 0), 1, event.get("traceback") or event.get("message") or "")
+            error = from_wire(event["error"]) if "error" in event else last
             self._error = None if isinstance(error, CollectiveError) else error
-        else:
-            self._error = RankFailedError(max(process.rank, 0), 1, event.get("traceback") or event.get("message") or "")
 
     def _ended(self, name: str, process: Process, result: dict[str, Any], now: float) -> None:
         process.ended = True
@@ -229,6 +224,7 @@ class Driver:
         with self.board.change():
             self.board.gone.add(name)
         status = result.get("status")
+        self.on_output(f"rank-{name}", result.get("output", ""))
         if result.get("error") and self._error is None:
             self._failed(process, result["error"])
             status = None if self._error is None else status  # it only lost the others
@@ -237,10 +233,9 @@ class Driver:
             self._last_words = result.get("last_words", "")
             where = f"rank {process.rank}" if process.rank >= 0 else "a new rank"
             how = process.why or result.get("how", "")
-            self.on_event({"kind": "log", "message": f"{where} on {process.worker} is lost: {how}"})
+            self._log(f"{where} on {process.worker} is lost: {how}")
             if process.why:
-                words = f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}"
-                self.on_event({"kind": "log", "message": words})
+                self._log(f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}")
         self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart)
 
     def _take_future(self, name: str, process: Process, now: float) -> None:
@@ -291,16 +286,14 @@ class Driver:
         key = f"{self.topic}-{name}"
         place = free_place(self.processes.values(), worker)
         env = {
-            **self.env,
             wire.DRIVER_VARIABLE: f"{self.server.server_address[0]!s}:{self.server.port}",
             wire.SECRET_VARIABLE: self.secret,
             wire.MEMBER_VARIABLE: name,
             wire.PLACE_VARIABLE: str(place),
             wire.LARGEST_VARIABLE: str(self.limits.most),
         }
-        pool = f"elastic-{self.order['module']}-{'-'.join(sorted(self.env))}-{hash(tuple(self.order['preload']))}"
-        neighbours = min(num_neighbours(self.job.workers, worker), self.limits.most)
-        order = {**self.order, "name": f"rank-{name}", "job": self.id, "pool": pool, "env": env, "neighbours": neighbours}
+        order = make_order(self.order, self.env, name=name, job=self.id, env=env)
+        order["neighbours"] = min(num_neighbours(self.job.workers, worker), self.limits.most)
         where: dict[str, Any] = {"workers": [worker], "allow_other_workers": False, "resources": {"slot": 1}}
         try:
             future = self.client.submit(run_member, self.topic, order, key=key, pure=False, retries=0, **where)
@@ -323,7 +316,7 @@ class Driver:
         process = self.processes[name]
         process.released = True
         if process.rank >= 0:
-            self.on_event({"kind": "log", "message": f"the slot on {process.worker} is given back: others share the cluster"})
+            self._log(f"the slot on {process.worker} is given back: others share the cluster")
         with self.board.change():
             self.board.gone.add(name)  # one that has joined hears it now, and ends
         if process.here is None:
@@ -343,7 +336,7 @@ class Driver:
         size = len(form.names)
         self.on_event({"kind": "group", "generation": self.job.generation, "size": size, "rank": 0})
         if self.job.generation > 1 or self.limits.most > self.limits.least:
-            self.on_event({"kind": "log", "message": f"{size} worker{'s' if size > 1 else ''} (group {self.job.generation})"})
+            self._log(f"{size} worker{'s' if size > 1 else ''} (group {self.job.generation})")
 
     def _plan(self, form: Form, *, last: bool) -> None:
         """Give the members their places."""
@@ -364,7 +357,10 @@ class Driver:
         """Tell the caller something, once."""
         if message and message not in self._said:
             self._said.add(message)
-            self.on_event({"kind": "log", "message": message})
+            self._log(message)
+
+    def _log(self, message: str) -> None:
+        self.on_event({"kind": "log", "message": message})
 
     # The end
 
@@ -383,6 +379,7 @@ class Driver:
             self.board.closed = True  # who asks hears that it is wanted no more
         if self.client.status != "running":
             return  # the workers see to it themselves
+        outputs: dict[str, str] = {}
         with contextlib.suppress(*unreachable()):
             self.client.cancel([process.future for process in self.processes.values()])
             deadline = time.monotonic() + GONE_TIMEOUT_S
@@ -393,8 +390,11 @@ class Driver:
                     continue
                 if "workers" in message:
                     self._saw_workers(message["workers"], time.monotonic())
-                elif "result" in message and (process := self.processes.get(message["key"].rsplit("-", 1)[-1])) is not None:
+                elif "result" in message and (process := self.processes.get(name := message["key"].rsplit("-", 1)[-1])) is not None:
                     process.ended = True
+                    outputs[f"rank-{name}"] = message["result"]["output"]
             run_aside(self.client, forget_job, self.id)
             self.client.unsubscribe_topic(self.topic)
             self.client.run_on_scheduler(forget_topic, self.topic)
+        for name, text in outputs.items():  # now, since what is called may raise
+            self.on_output(name, text)

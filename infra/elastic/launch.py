@@ -31,6 +31,7 @@ def launch_elastic(
     threads_per_rank: int | None = None,
     preload: Sequence[str] = (),
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_output: Callable[[str, str], None] = lambda name, text: None,
     env: Mapping[str, str] | None = None,
     module: str = "algorithms.__main__",
     log_dir: Path | None = None,
@@ -48,6 +49,7 @@ def launch_elastic(
         backend: how ranks talk; ``auto`` is the one measured to be faster (``infra.elastic.backends``).
         preload: modules that a rank's parent loads before it forks the rank.
         on_event: called in this thread with every event that a rank writes, ``rank`` added, and with ``group`` for each new group.
+        on_output: called in this thread when a rank has ended, with the name of this attempt and what it printed (the last 256 KiB).
         env: variables for the ranks.
         log_dir: parent of the folder with the ranks' output; default: ``logs/ranks`` in the state folder.
         discovery: what slots there are; default: the job's share of those of the Dask scheduler (``infra.elastic.ledger``).
@@ -70,6 +72,7 @@ def launch_elastic(
         backend=backend,
         figures=Figures(figures),
         on_event=on_event,
+        on_output=on_output,
         discovery=discovery or shared,
         too_late=DeadlineExceededError(what, deadline_s),
         deadline=time.monotonic() + deadline_s,

@@ -48,6 +48,12 @@ def free_place(processes: Iterable[Process], worker: str) -> int:
     return next(number for number in itertools.count() if number not in taken)
 
 
+def make_order(job_order: Mapping[str, Any], job_env: Mapping[str, str], *, name: str, job: str, env: Mapping[str, str]) -> dict[str, Any]:
+    """A member's order: the job's with its own name and variables. Warm processes with the same modules and variables can fork it."""
+    pool = f"elastic-{job_order['module']}-{'-'.join(sorted(job_env))}-{hash(tuple(job_order['preload']))}"
+    return {**job_order, "name": f"rank-{name}", "job": job, "pool": pool, "env": {**job_env, **env}}
+
+
 def num_neighbours(workers: Mapping[str, Worker], worker: str) -> int:
     """How many members the machine of a worker may come to have; at least 1."""
     return max(1, sum(max(found.slots, found.size) for address, found in workers.items() if host_of(address) == host_of(worker)))

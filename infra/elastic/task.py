@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import wire
-from infra._rank_task import MAX_BATCH_BYTES, POLL_S, RELAY_S, Relay, here_of, last_words, open_log, unwanted
+from infra._rank_task import MAX_BATCH_BYTES, POLL_S, RELAY_S, Relay, here_of, last_words, open_log, output_of, unwanted
 from infra._warm_task import Heard, Warm, give_back, start_warm, take, thread_variables
 from infra.elastic import memory
 
@@ -97,7 +97,7 @@ def run_member(topic: str, order: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``status`` (None: its warm process is gone), ``asked`` (the job ended it, or its slot was wanted back), ``error`` (its own last ``error``
-        event), ``how`` (its end in words), ``last_words``, ``num_batches``; the same goes to the topic.
+        event), ``how`` (its end in words), ``last_words``, ``output``, ``num_batches``; the same goes to the topic.
     """
     from distributed import get_worker
 
@@ -166,6 +166,7 @@ def _run(
         "error": relay.error,
         "how": how_it_ended(heard.status, heard.peak_kib, oom_kills() - oom),
         "last_words": words,
+        "output": output_of(log),
         "log": str(log),
         "num_batches": relay.num_batches,
     }

@@ -42,6 +42,7 @@ class Ran:
 
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)  # as rank 0 wrote them down: what a killed worker had to tell may be lost
+    outputs: dict[str, str] = field(default_factory=dict)  # what each rank printed
     error: BaseException | None = None
     seconds: float = 0.0
 
@@ -117,6 +118,7 @@ def start(own_cluster: Client, tmp_path: Path) -> Start:
                 threads_per_rank=1,
                 preload=PRELOAD,
                 on_event=hear,
+                on_output=ran.outputs.__setitem__,
                 env={"PYTHONPATH": str(ROOT), MARK: mark, "ATELIER_CACHE_DIR": str(tmp_path / "cache")},
                 module="tests.elastic.elastic_program",
                 log_dir=tmp_path / "logs",

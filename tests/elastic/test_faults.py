@@ -94,6 +94,8 @@ def test_a_hanging_rank_is_shown_and_replaced(start: Start) -> None:
     logs = "\n".join(event["message"] for event in ran.of("log"))
     assert "it hung for 3 s while others waited for it" in logs
     assert "_hang_here" in logs  # where it stood
+    assert len(ran.outputs) == 3
+    assert sum("_hang_here" in text for text in ran.outputs.values()) == 1
 
 
 def test_a_frozen_rank_is_replaced(start: Start) -> None:

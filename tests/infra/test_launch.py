@@ -66,7 +66,7 @@ def start(cluster: Client, tmp_path: Path, mark: str) -> Start:
     """Launches ``rank_program``; returns the events. No process of it is left afterwards, however it ended."""
 
     def run(do: str, ranks: int = 2, deadline_s: float = 60, on_event: Callable[[dict[str, Any]], None] | None = None, **rest: Any) -> Any:
-        launching = {key: rest.pop(key) for key in ("backend", "threads_per_rank", "what") if key in rest}
+        launching = {key: rest.pop(key) for key in ("backend", "threads_per_rank", "what", "on_output") if key in rest}
         events: list[dict[str, Any]] = []
         try:
             launch(
@@ -131,9 +131,12 @@ def test_an_error_of_ours_comes_back_as_itself(start: Start) -> None:
 
 def test_a_bug_in_one_rank_shows_its_own_traceback_at_once(start: Start, tmp_path: Path) -> None:
     began = time.monotonic()
+    outputs: dict[str, str] = {}
     with pytest.raises(RankFailedError, match="user code is wrong here") as caught:
-        start("bug", rank=1)
+        start("bug", rank=1, on_output=outputs.__setitem__)
     assert caught.value.rank == 1
+    assert set(outputs) == {"rank-0", "rank-1"}
+    assert "a word on the standard output" in outputs["rank-1"]
     assert 'raise ValueError("user code' in caught.value.last_words
     assert time.monotonic() - began < 10
     (log,) = (tmp_path / "logs").glob("*/rank-1.log")

@@ -37,7 +37,14 @@ class Recording(StageContext):
     killed_at: int
 
     def launch_ranks(
-        self, spec: Any, *, num_ranks: int, on_event: Callable[[dict[str, Any]], None], preload: Sequence[str] = (), elastic: bool = False
+        self,
+        spec: Any,
+        *,
+        num_ranks: int,
+        on_event: Callable[[dict[str, Any]], None],
+        preload: Sequence[str] = (),
+        elastic: bool = False,
+        output: str = "",
     ) -> None:
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]
         if len(self.started) == getattr(self, "break_at", 0):

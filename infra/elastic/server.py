@@ -45,8 +45,6 @@ class Board:
 
 
 class _Server(KeyedServer):
-    daemon_threads = True
-
     def __init__(self, address: str, secret: str, board: Board, on_word: Callable[[str, str, dict[str, Any]], None]) -> None:
         self.board, self.on_word = board, on_word
         super().__init__(address, secret, _Handler)

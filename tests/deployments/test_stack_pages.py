@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser import CHROMIUM, chromium
+from tests.browser import CHROMIUM, open_page
 from tests.postgres import find_program
 from tests.stack import Stack, running_stack
 
@@ -70,13 +70,14 @@ def test_flows_and_models_are_kept_in_postgresql(stack: Stack, database: str | N
 def test_the_form_of_a_preset_shows_its_described_options(stack: Stack, tmp_path: Path) -> None:
     number = stack.api(f"/deployments/name/{PRESET}")["id"]
     page = f"{stack.addresses['prefect']}/deployments/deployment/{number}/run"
-    text = chromium("--virtual-time-budget=20000", "--dump-dom", page, folder=tmp_path).stdout
     properties = stack.api(f"/deployments/{number}")["parameter_openapi_schema"]["properties"]
-    for name in ("data", "target"):
-        assert properties[name]["title"] in text
-        assert properties[name]["description"].split("`")[0][:30] in text
+    shown = [properties[name]["title"] for name in ("data", "target")]
+    shown += [properties[name]["description"].split("`")[0][:30] for name in ("data", "target")]
     shot = tmp_path / "form.png"
-    chromium("--virtual-time-budget=20000", f"--screenshot={shot}", "--window-size=1200,1600", page, folder=tmp_path)
+    with open_page(page, tmp_path) as form:
+        text = form.wait_for(*shown)
+        assert [one for one in shown if one not in text] == []
+        form.shoot(shot)
     with Image.open(shot) as image:
         assert (image.convert("RGB").getcolors(maxcolors=1 << 20) or [])[50:], "the page is blank"
 
@@ -85,6 +86,7 @@ def test_the_form_of_a_preset_shows_its_described_options(stack: Stack, tmp_path
 def test_what_a_run_found_is_shown(stack: Stack, finished: str, tmp_path: Path) -> None:
     artifacts = stack.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [finished]}}})
     assert {one["key"] for one in artifacts} >= {"points-data", "points-metrics", "points-result"}
-    page = f"{stack.addresses['prefect']}/artifacts"
-    text = chromium("--virtual-time-budget=20000", "--dump-dom", page, folder=tmp_path).stdout
-    assert [one["key"] for one in artifacts if one["key"] not in text] == []
+    keys = [one["key"] for one in artifacts]
+    with open_page(f"{stack.addresses['prefect']}/artifacts", tmp_path) as page:
+        text = page.wait_for(*keys)
+    assert [one for one in keys if one not in text] == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -18,20 +17,17 @@ from deployments.serving.admin import admin_routes
 from deployments.serving.counted import CountedOnce
 from deployments.serving.feedback import Signer
 from deployments.serving.fleet import Fleet, Served
-from deployments.serving.judging import Feedback, judge
 from deployments.serving.keys import KeyRing
-from deployments.serving.metrics import CONTENT_TYPE, Metrics
+from deployments.serving.metrics import Metrics
 from deployments.serving.model import ServedModel
-from deployments.serving.openapi import PAGE, complete, error_responses, page_files
+from deployments.serving.openapi import PAGE, complete, page_files
 from deployments.serving.predicting import Predictor, target_of
+from deployments.serving.protocol import protocol_routes
 from deployments.serving.truths import TruthWriter
 from deployments.serving.wire import Headers, Receive, Scope, Send
 from infra.errors import AtelierError, RequestRefusedError
 
-EXTENSIONS = ["binary_tensor_data"]
 _CLOSE: Headers = [(b"connection", b"close")]
-Name = Annotated[str, Path(description="Name of a model.", max_length=100)]
-Number = Annotated[str, Path(description="Number of a version.", max_length=20)]
 
 
 class Server:
@@ -92,17 +88,8 @@ def _said(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status, headers)
 
 
-def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
-    """Health, metadata, metrics, feedback, administration and the page."""
-    fleet, ring = server.fleet, server.ring
-
-    @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
-        async with lifespan():
-            yield
-
-    app = FastAPI(title="Atelier inference server", version=version, docs_url=None, redoc_url=None, lifespan=living)
-    app.openapi_version = "3.0.3"  # the newest that the page's Swagger UI shows
+def _tell_errors(app: FastAPI) -> None:
+    """Every refusal as ``{"error": reason}``."""
 
     @app.exception_handler(RequestRefusedError)
     async def refused(_: Request, error: RequestRefusedError) -> JSONResponse:
@@ -122,110 +109,39 @@ def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return _said(400, "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()))
 
+
+def build_app(server: Server, lifespan: Any, version: str) -> FastAPI:
+    """Everything but predictions: the protocol's other routes, administration and the page."""
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        async with lifespan():
+            yield
+
+    app = FastAPI(title="Atelier inference server", version=version, docs_url=None, redoc_url=None, lifespan=living)
+    app.openapi_version = "3.0.3"  # the newest that the page's Swagger UI shows
+
+    _tell_errors(app)
+
     def may(request: Request, role: Any = "predict") -> str:
-        return allow(ring, dict(request.scope["headers"]), role)
-
-    @app.get("/v2/health/live", tags=["health"], summary="Whether the process answers")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/v2/health/ready", tags=["health"], summary="Whether requests should be sent here", responses=error_responses(503))
-    async def ready() -> dict[str, bool]:
-        if server.draining:
-            raise HTTPException(503, "the server is stopping")
-        return {"ready": True}
-
-    @app.get("/v2", tags=["metadata"], summary="The server")
-    async def about() -> dict[str, Any]:
-        return {"name": "atelier", "version": version, "extensions": EXTENSIONS}
-
-    @app.get("/v2/models", tags=["metadata"], summary="What is loaded", responses=error_responses(401))
-    async def models(request: Request) -> dict[str, Any]:
-        may(request)
-        listed = [
-            {"name": name, "live": str(one.live.number), "versions": [str(number) for number in sorted(one.versions)]}
-            for name, one in fleet.served.items()
-        ]
-        return {"models": listed}
-
-    known = error_responses(401, 404)
-
-    @app.get("/v2/models/{name}", tags=["metadata"], summary="A model: its live version", responses=known)
-    async def metadata(request: Request, name: Name) -> dict[str, Any]:
-        may(request)
-        served = server.served(name)
-        return describe(served.live, served)
-
-    @app.get("/v2/models/{name}/versions/{version}", tags=["metadata"], summary="A version", responses=known)
-    async def version_metadata(request: Request, name: Name, version: Number) -> dict[str, Any]:
-        may(request)
-        return describe(fleet.pick(name, version, None), server.served(name))
-
-    @app.get("/v2/models/{name}/ready", tags=["health"], summary="Whether a model is loaded", responses=known)
-    async def model_ready(request: Request, name: Name) -> dict[str, Any]:
-        may(request)
-        return {"name": name, "version": str(server.served(name).live.number), "ready": not server.draining}
-
-    @app.get("/v2/models/{name}/versions/{version}/ready", tags=["health"], summary="Whether a version is loaded", responses=known)
-    async def version_ready(request: Request, name: Name, version: Number) -> dict[str, Any]:
-        may(request)
-        return {"name": name, "version": str(fleet.pick(name, version, None).number), "ready": not server.draining}
-
-    @app.post(
-        "/v2/models/{name}/feedback",
-        tags=["predictions"],
-        summary="A true answer that came later",
-        responses=error_responses(400, 401, 404),
-    )
-    async def feedback(request: Request, name: Name, body: Feedback) -> dict[str, Any]:
-        may(request)
-        return judge(server.signer, server.served(name), server.metrics, server.truths, server.counted, name, body)
-
-    @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response, responses=error_responses(401))
-    async def exposition(request: Request) -> Response:
-        may(request)
-        server.metrics.flush()
-        return Response(await asyncio.to_thread(server.metrics.exposition), media_type=CONTENT_TYPE)
+        return allow(server.ring, dict(request.scope["headers"]), role)
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE)
 
     app.mount("/docs", StaticFiles(directory=page_files()), name="page")
+    app.include_router(protocol_routes(server, may, version))
     app.include_router(admin_routes(server, may))
     plain_schema = app.openapi
 
     def schema() -> dict[str, Any]:
         app.openapi_schema = None  # FastAPI keeps it, but the models in it come and go
-        examples = [(name, one.live.is_image, example_row(one.live)) for name, one in fleet.served.items()]
+        examples = [(name, one.live.is_image, example_row(one.live)) for name, one in server.fleet.served.items()]
         return complete(plain_schema(), examples)
 
     app.openapi = schema  # type: ignore[method-assign]
     return app
-
-
-def describe(model: ServedModel, served: Served) -> dict[str, Any]:
-    """A version's metadata as the protocol wants it, and what else a client needs to know."""
-    if model.is_image:
-        inputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
-    else:
-        inputs = [{"name": column.name, "datatype": column.datatype, "shape": [-1, 1]} for column in model.columns]
-    shape = [-1, len(model.labels)] if model.output == "scores" else [-1]
-    return {
-        "name": model.name,
-        "versions": [str(number) for number in sorted(served.versions)],
-        "platform": "onnxruntime_onnx",
-        "inputs": inputs,
-        "outputs": [{"name": model.output, "datatype": "FP32", "shape": shape}],
-        "parameters": {
-            "version": str(model.number),
-            "aliases": model.version.aliases,
-            "task": model.package.task,
-            "labels": model.labels,
-            "digest": model.version.package.digest,
-            "optional_inputs": [column.name for column in model.columns if not column.required],
-        },
-    }
 
 
 def example_row(model: ServedModel) -> dict[str, Any]:

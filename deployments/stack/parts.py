@@ -55,13 +55,34 @@ class Part:
     after: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What the parts have in common."""
+
+    options: UpOptions
+    settings: Settings
+    ports: Mapping[str, int]
+    databases: Databases
+    common: dict[str, str | None]
+
+    @property
+    def host(self) -> str:
+        return reachable(self.options.host)
+
+    @property
+    def api(self) -> str:
+        return str(self.common["PREFECT_API_URL"])
+
+    def ready_file(self, name: str) -> Path:
+        """What a part without a port writes once it works."""
+        return self.settings.state_dir / "stack" / f"{name}.ready"
+
+    def announced_by_file(self, name: str) -> dict[str, str | None]:
+        return {**self.common, "ATELIER_READY_FILE": str(self.ready_file(name))}
+
+
 def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int], databases: Databases) -> list[Part]:
     """All parts, in the order in which they start."""
-    home = settings.state_dir / "prefect"
-    folder = settings.state_dir / "stack"
-    host = reachable(options.host)
-    api = f"http://{host}:{ports['prefect']}/api"
-    scheduler = f"tcp://{LOOPBACK}:{ports['scheduler']}"
     common: dict[str, str | None] = {
         **quiet_environment(),
         **_as_variables(settings),
@@ -70,100 +91,120 @@ def make_parts(options: UpOptions, settings: Settings, ports: Mapping[str, int],
         "PYTHONUNBUFFERED": "1",
         "ATELIER_WORKSPACE": settings.workspace_uri,
         "ATELIER_REGISTRY": databases.registry or None,
-        "ATELIER_CLUSTER": scheduler,
-        "PREFECT_API_URL": api,
-        "PREFECT_HOME": str(home),
+        "ATELIER_CLUSTER": f"tcp://{LOOPBACK}:{ports['scheduler']}",
+        "PREFECT_API_URL": f"http://{reachable(options.host)}:{ports['prefect']}/api",
+        "PREFECT_HOME": str(settings.state_dir / "prefect"),
     }
-    parts = [
-        Part(
-            name="prefect",
-            title="Prefect",
-            command=[*_python("uvicorn"), "--factory", "deployments.stack.prefect_app:create_app", "--fd", "{fd}", "--log-level", "error"],
-            environment={
-                **common,
-                **_prefect_server(api if is_loopback(options.host) else "/api", databases),
-                **prefect_server_variables(settings),
-                "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
-                "PREFECT_API_URL": None,
-                "OMP_NUM_THREADS": None,
-            },
-            check=health.http_ok(f"{api}/health"),
-            address=f"http://{host}:{ports['prefect']}",
-            listens=(options.host, ports["prefect"]),
-        ),
-        Part(
-            name="scheduler",
-            title="Dask",
-            command=[
-                *_python("distributed.cli.dask_scheduler"),
-                *("--host", LOOPBACK, "--port", str(ports["scheduler"])),
-                *("--dashboard-address", f"{LOOPBACK}:{ports['dashboard']}", "--no-show"),
-            ],
-            environment=common,
-            check=health.http_ok(f"http://{LOOPBACK}:{ports['dashboard']}/health"),
-            address=f"http://{LOOPBACK}:{ports['dashboard']}/status",
-        ),
-        Part(
-            name="mlflow",
-            title="MLflow",
-            command=[
-                *_python("mlflow", "server"),
-                *("--host", options.host, "--port", str(ports["mlflow"]), "--workers", "1"),
-                *mlflow_server_arguments(settings),
-                *("--backend-store-uri", databases.mlflow, "--artifacts-destination", str(settings.state_dir / "mlflow-artifacts")),
-            ],
-            environment={
-                **common,
-                **mlflow_server_variables(settings),
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            },
-            check=health.http_ok(f"http://{host}:{ports['mlflow']}/health"),
-            address=f"http://{host}:{ports['mlflow']}",
-        ),
-    ]
-    parts += [
-        Part(
-            name=f"slot-{number}",
-            title=f"Dask worker {number}",
-            command=[sys.executable, "-P", "-m", "deployments.stack.dask_worker", f"slot-{number}", scheduler],
-            environment={**common, "ATELIER_READY_FILE": str(folder / f"slot-{number}.ready")},
-            check=health.file_there(folder / f"slot-{number}.ready"),
-            after=("scheduler",),
-        )
-        for number in range(settings.slots)
-    ]
-    parts += [
-        Part(
-            name="worker",
-            title="Prefect worker",
-            command=[
-                *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER),
-                *("--limit", str(options.max_runs), "--install-policy", "never", "--create-pool-if-not-found"),
-            ],
-            environment={**common, _LOOKS_FOR_RUNS: os.environ.get(_LOOKS_FOR_RUNS, "2")},
-            check=health.worker_online(api, WORK_POOL, WORKER),
-            after=("prefect",),
-        ),
-        Part(
-            name="triggers",
-            title="Triggers",
-            command=_python("deployments.triggering"),
-            environment={**common, "ATELIER_READY_FILE": str(folder / "triggers.ready")},
-            check=health.file_there(folder / "triggers.ready"),
-            after=("prefect",),
-        ),
-        Part(
-            name="serving",
-            title="Inference",
-            command=_python("deployments.stack.serving", options.host, str(ports["serving"]), str(options.capture)),
-            environment={**common, "ATELIER_READY_FILE": str(folder / "serving.ready")},
-            check=health.file_there(folder / "serving.ready"),
-            address=f"http://{host}:{ports['serving']}/docs",
-            grace_s=60.0,
-        ),
-    ]
-    return parts
+    plan = _Plan(options, settings, ports, databases, common)
+    slots = [_dask_worker(plan, f"slot-{number}", number) for number in range(settings.slots)]
+    return [_prefect(plan), _scheduler(plan), _mlflow(plan), *slots, _prefect_worker(plan), _triggers(plan), _serving(plan)]
+
+
+def _prefect(plan: _Plan) -> Part:
+    return Part(
+        name="prefect",
+        title="Prefect",
+        command=[*_python("uvicorn"), "--factory", "deployments.stack.prefect_app:create_app", "--fd", "{fd}", "--log-level", "error"],
+        environment={
+            **plan.common,
+            **_prefect_server(plan.api if is_loopback(plan.options.host) else "/api", plan.databases),
+            **prefect_server_variables(plan.settings),
+            "PREFECT_LOGGING_SETTINGS_PATH": str(SERVER_LOGGING_CONFIG),
+            "PREFECT_API_URL": None,
+            "OMP_NUM_THREADS": None,
+        },
+        check=health.http_ok(f"{plan.api}/health"),
+        address=plan.api.removesuffix("/api"),
+        listens=(plan.options.host, plan.ports["prefect"]),
+    )
+
+
+def _scheduler(plan: _Plan) -> Part:
+    dashboard = f"{LOOPBACK}:{plan.ports['dashboard']}"
+    return Part(
+        name="scheduler",
+        title="Dask",
+        command=[
+            *_python("distributed.cli.dask_scheduler"),
+            *("--host", LOOPBACK, "--port", str(plan.ports["scheduler"])),
+            *("--dashboard-address", dashboard, "--no-show"),
+        ],
+        environment=plan.common,
+        check=health.http_ok(f"http://{dashboard}/health"),
+        address=f"http://{dashboard}/status",
+    )
+
+
+def _mlflow(plan: _Plan) -> Part:
+    address = f"http://{plan.host}:{plan.ports['mlflow']}"
+    return Part(
+        name="mlflow",
+        title="MLflow",
+        command=[
+            *_python("mlflow", "server"),
+            *("--host", plan.options.host, "--port", str(plan.ports["mlflow"]), "--workers", "1"),
+            *mlflow_server_arguments(plan.settings),
+            *("--backend-store-uri", plan.databases.mlflow),
+            *("--artifacts-destination", str(plan.settings.state_dir / "mlflow-artifacts")),
+        ],
+        environment={
+            **plan.common,
+            **mlflow_server_variables(plan.settings),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
+        check=health.http_ok(f"{address}/health"),
+        address=address,
+    )
+
+
+def _dask_worker(plan: _Plan, name: str, number: int) -> Part:
+    return Part(
+        name=name,
+        title=f"Dask worker {number}",
+        command=[sys.executable, "-P", "-m", "deployments.stack.dask_worker", name, str(plan.common["ATELIER_CLUSTER"])],
+        environment=plan.announced_by_file(name),
+        check=health.file_there(plan.ready_file(name)),
+        after=("scheduler",),
+    )
+
+
+def _prefect_worker(plan: _Plan) -> Part:
+    return Part(
+        name="worker",
+        title="Prefect worker",
+        command=[
+            *_python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", WORKER),
+            *("--limit", str(plan.options.max_runs), "--install-policy", "never", "--create-pool-if-not-found"),
+        ],
+        environment={**plan.common, _LOOKS_FOR_RUNS: os.environ.get(_LOOKS_FOR_RUNS, "2")},
+        check=health.worker_online(plan.api, WORK_POOL, WORKER),
+        after=("prefect",),
+    )
+
+
+def _triggers(plan: _Plan) -> Part:
+    return Part(
+        name="triggers",
+        title="Triggers",
+        command=_python("deployments.triggering"),
+        environment=plan.announced_by_file("triggers"),
+        check=health.file_there(plan.ready_file("triggers")),
+        after=("prefect",),
+    )
+
+
+def _serving(plan: _Plan) -> Part:
+    options, port = plan.options, plan.ports["serving"]
+    return Part(
+        name="serving",
+        title="Inference",
+        command=_python("deployments.stack.serving", options.host, str(port), str(options.capture)),
+        environment=plan.announced_by_file("serving"),
+        check=health.file_there(plan.ready_file("serving")),
+        address=f"http://{plan.host}:{port}/docs",
+        grace_s=60.0,
+    )
 
 
 def _as_variables(settings: Settings) -> dict[str, str]:

@@ -4,7 +4,8 @@
 
 All servers of a part run at once and are asked in turns, one round after the other; medians over the rounds. Client and server share the
 machine's cores. Claims: small CNN (28x28): at least 3.0 x MLflow and 1.0 x the plain handler by JSON, 2.0 x that handler by binary tensors.
-ResNet-18 (224x224): at least 0.8 x a bare onnxruntime loop at the server's batch size, 1.2 x the plain handler. p50 at one client at most
+ResNet-18 (224x224): at least 0.8 x a bare onnxruntime loop at the server's batch size, 1.2 x the plain handler, asked
+in the same way. p50 at one client at most
 2 ms above the bare session. Cold start at most 3 s.
 """
 
@@ -261,8 +262,12 @@ def resnet(folder: Path, rounds: int, seconds: float, clients: int) -> None:
         stack.enter_context(server(atelier(port, "resnet"), f"http://127.0.0.1:{port}/v2/health/ready"))
         model = {"PLAIN_MODEL": str(package / "model.onnx"), "PLAIN_THREADS": str(len(os.sched_getaffinity(0)))}
         stack.enter_context(server(plain(plain_port), f"http://127.0.0.1:{plain_port}/openapi.json", model))
-        requests = [post("/v2/models/resnet/infer", *infer_binary(one)) for one in images]
+        path, json_type = "/v2/models/resnet/infer", {"Content-Type": "application/json"}
+        as_json = [infer_json(one) for one in images]
+        requests = [post(path, *infer_binary(one)) for one in images]
+        requests_json = [post(path, one, json_type) for one in as_json]
         plain_requests = [post("/bytes", one.tobytes(), {"Side": "224"}) for one in images]
+        plain_requests_json = [post("/json", one, json_type) for one in as_json]
         checked(run_load(port, requests, seconds))
         batch = round(mean_batch(port))
         print(f"ResNet-18, 224x224, {clients} clients, pictures/s; the server's mean batch is {batch}")
@@ -270,12 +275,15 @@ def resnet(folder: Path, rounds: int, seconds: float, clients: int) -> None:
             {
                 "atelier, binary": lambda: checked(run_load(port, requests, seconds)),
                 "plain handler, bytes, unbatched": lambda: checked(run_load(plain_port, plain_requests, seconds)),
+                "atelier, JSON": lambda: checked(run_load(port, requests_json, seconds)),
+                "plain handler, JSON, unbatched": lambda: checked(run_load(plain_port, plain_requests_json, seconds)),
                 f"bare onnxruntime, batch {batch}": lambda: bare_loop(package, 224, batch, seconds),
             },
             rounds,
         )
     claim("against bare onnxruntime at the same batch", seen["atelier, binary"] / seen[f"bare onnxruntime, batch {batch}"], least=0.8)
-    claim("against the unbatched handler", seen["atelier, binary"] / seen["plain handler, bytes, unbatched"], least=1.2)
+    claim("against the unbatched handler, both by JSON", seen["atelier, JSON"] / seen["plain handler, JSON, unbatched"], least=1.2)
+    claim("against the unbatched handler, both by raw bytes", seen["atelier, binary"] / seen["plain handler, bytes, unbatched"], least=1.2)
 
 
 def latency(folder: Path, rounds: int, seconds: float) -> None:

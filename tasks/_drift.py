@@ -2,8 +2,8 @@
 
 Distance of a column, 0: the same.
 
-- Numbers: Wasserstein distance between both samples over the standard deviation of the reference. 0.1 is a shift of the mean by a tenth of it.
-- Classes, texts, booleans: Jensen-Shannon distance of the shares (base 2; 1: nothing in common).
+- Numbers, by Evidently: Wasserstein distance over the standard deviation of the reference. 0.1 is a shift of the mean by a tenth of it.
+- Classes, texts, booleans, by Evidently: Jensen-Shannon distance of the shares (0.833: nothing in common).
 - Missing values: difference of their shares.
 
 A distance alone says nothing about small samples, and a test alone finds the smallest difference in large ones. So a column has drifted only if
@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from tasks._evidently import Kind, Sample, distance
 
 MOST_CLASSES = 200  # rarer ones are one class together
 _LEAST_EXPECTED = 5.0
 _REST = "(others)"
-Kind = Literal["number", "class"]
 
 
 class Bars(BaseModel):
@@ -96,49 +96,42 @@ def _present(values: Sequence[Any], kind: Kind) -> Any:
     return numbers[np.isfinite(numbers)]
 
 
+def pair(name: str, kind: Kind, served: Sequence[Any], reference: Sequence[Any]) -> Sample | None:
+    """The values that are there, the rarest classes as one; None where one side has none."""
+    now, then = _present(served, kind), _present(reference, kind)
+    if not len(now) or not len(then):
+        return None
+    if kind == "class":
+        kept = {one for one, _ in (Counter(now) + Counter(then)).most_common(MOST_CLASSES)}
+        now, then = ([one if one in kept else _REST for one in side] for side in (now, then))
+    return Sample(name, kind, now, then)
+
+
 def measure(name: str, kind: Kind, role: Literal["input", "prediction"], served: Sequence[Any], reference: Sequence[Any]) -> ColumnDrift:
     """Distance and p-values of one column; None, NaN and empty texts are missing."""
-    now, then = _present(served, kind), _present(reference, kind)
-    distance, p_value = 0.0, 1.0
-    if len(now) and len(then):
-        distance, p_value = _classes(now, then) if kind == "class" else _numbers(now, then)
-    gone, gone_then = len(served) - len(now), len(reference) - len(then)
+    sample = pair(name, kind, served, reference)
+    there, there_then = len(_present(served, kind)), len(_present(reference, kind))
+    gone, gone_then = len(served) - there, len(reference) - there_then
     return ColumnDrift(
         name=name,
         kind=kind,
         role=role,
-        distance=distance,
-        p_value=p_value,
+        distance=distance(sample) if sample else 0.0,
+        p_value=_p_value(sample) if sample else 1.0,
         missing=gone / max(1, len(served)),
         missing_reference=gone_then / max(1, len(reference)),
-        missing_p_value=_homogeneity([(gone, gone_then), (len(now), len(then))]),
+        missing_p_value=_homogeneity([(gone, gone_then), (there, there_then)]),
     )
 
 
-def _numbers(now: NDArray[np.float64], then: NDArray[np.float64]) -> tuple[float, float]:
-    from scipy.stats import ks_2samp, wasserstein_distance
+def _p_value(sample: Sample) -> float:
+    """Kolmogorov-Smirnov for numbers, chi-square of homogeneity for classes."""
+    from scipy.stats import ks_2samp
 
-    spread = float(then.std())
-    apart = float(wasserstein_distance(now, then))
-    if spread <= 1e-12 * max(1.0, float(np.abs(then).max())):  # a constant: any other value is a drift
-        distance = 0.0 if apart <= 1e-9 * max(1.0, float(np.abs(then).max())) else 1.0
-    else:
-        distance = apart / spread
-    return distance, float(ks_2samp(now, then, method="asymp").pvalue)
-
-
-def _classes(now: Sequence[str], then: Sequence[str]) -> tuple[float, float]:
-    from scipy.spatial.distance import jensenshannon
-
-    counts, counts_then = Counter(now), Counter(then)
-    kept = {name for name, _ in (counts + counts_then).most_common(MOST_CLASSES)}
-    names = [*sorted(kept), _REST]
-    pairs = [(counts[name], counts_then[name]) for name in sorted(kept)]
-    pairs.append((len(now) - sum(one for one, _ in pairs), len(then) - sum(other for _, other in pairs)))
-    assert len(pairs) == len(names)
-    shares = np.array(pairs, dtype=np.float64) / [len(now), len(then)]
-    distance = float(jensenshannon(shares[:, 0], shares[:, 1], base=2))
-    return (0.0 if math.isnan(distance) else distance), _homogeneity(pairs)
+    if sample.kind == "number":
+        return float(ks_2samp(sample.served, sample.learned, method="asymp").pvalue)
+    counts, counts_then = Counter(sample.served), Counter(sample.learned)
+    return _homogeneity([(counts[name], counts_then[name]) for name in sorted(counts | counts_then)])
 
 
 def _homogeneity(pairs: Sequence[tuple[int, int]]) -> float:
@@ -216,9 +209,3 @@ def decide(columns: Sequence[ColumnDrift], num_rows: int, quality: Quality | Non
     if quality is not None and dropped:
         reasons.append(f"{quality.metric} {quality.value:.4g} of {quality.num} true answers, {quality.expected:.4g} on the test split")
     return Verdict(drifted=drifted, quality_dropped=dropped, enough=enough, reasons=reasons)
-
-
-def share_of_classes(values: Sequence[Any]) -> Mapping[str, float]:
-    """Shares of the values that are there."""
-    present = _present(values, "class")
-    return {name: count / len(present) for name, count in Counter(present).most_common(50)}

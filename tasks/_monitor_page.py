@@ -42,7 +42,8 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 {% for column, picture in rows %}<tr><td>{{ column.name }}<br><small>{{ column.role }}</small></td><td>{{ "%.3g"|format(column.distance) }}</td>
 <td>{{ "%.2g"|format(column.p_value) }}</td><td>{{ "%.1f"|format(100 * column.missing) }} %
 <small>({{ "%.1f"|format(100 * column.missing_reference) }} %)</small></td><td>{{ picture|safe }}</td>
-<td class="{{ 'bad' if column.drifted else '' }}">{{ column.reason }}</td></tr>{% endfor %}</table>{% endif %}
+<td class="{{ 'bad' if column.drifted else '' }}">{{ column.reason }}</td></tr>{% endfor %}</table>
+{% if found.verdict.enough %}<p><a href="evidently.html">Evidently's report</a> of the columns that are furthest away.</p>{% endif %}{% endif %}
 {% if found.candidates %}<h2>For labelling</h2><p>{{ found.num_candidates }} rows in <code>{{ found.candidates.key }}</code>.</p>{% endif %}
 <p class="note">Bars: {% for name, value in bars.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}.</p>
 </body></html>

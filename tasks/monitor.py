@@ -1,6 +1,6 @@
 """Watching a version that is served: drift of its inputs and predictions, its quality where the truth came, and what a person should label.
 
-monitor/MODEL/TIME/      index.html, report.json
+monitor/MODEL/TIME/      index.html, report.json, and evidently.html where there was enough to compare
 candidates/MODEL/TIME/   candidates.parquet; pictures/LABEL/NUMBER.png, or rows.csv: correct the labels, then import it as data
 """
 
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,8 +31,12 @@ from tasks._drift import (
     judge_columns,
     judge_errors,
     measure,
+    pair,
 )
+from tasks._evidently import Kind as ColumnKind
+from tasks._evidently import report as evidently_report
 from tasks._hard_examples import Pick, margin, pick_outlying, pick_unsure
+from tasks._monitor_page import page
 from tasks._reference import INPUT, PICTURE_COLUMNS, open_package, reference
 from tasks._served import CAPTURES, FEEDBACK, FILE, ROW, last_told, pictures_of, read_rows
 
@@ -42,7 +46,15 @@ if TYPE_CHECKING:
     from algorithms.package import Package
 
 MOST_SERVED, MOST_FEEDBACK = 20_000, 100_000
-REPORT, PAGE, CANDIDATES = "report.json", "index.html", "candidates.parquet"
+REPORT, PAGE, EVIDENTLY, CANDIDATES = "report.json", "index.html", "evidently.html", "candidates.parquet"
+
+
+class _Column(NamedTuple):
+    name: str
+    kind: ColumnKind
+    role: Literal["input", "prediction"]
+    served: list[Any]
+    learned: list[Any]
 
 
 class Watched(BaseModel):
@@ -95,6 +107,7 @@ def monitor(
     opened = open_package(str(fetch(context.store, package, context.settings.cache_path)))
     served = read_rows(context.store, CAPTURES, model, version, since, end, MOST_SERVED)
     quality = _quality(context, opened, model, version, since, end, metrics, bars)
+    compared: list[_Column] = []
     columns: list[ColumnDrift] = []
     candidates: Artifact | None = None
     picks: list[Pick] = []
@@ -103,7 +116,8 @@ def monitor(
     if served is not None:
         kind: Kind = "image" if opened.is_image else "table"
         learned = reference(package, DatasetRef(digest=dataset, kind=kind), context=context)
-        columns = judge_columns(_measure(opened, served, learned), bars)
+        compared = _columns(opened, served, learned)
+        columns = judge_columns([measure(*one) for one in compared], bars)
         newest = served.column("time")[-1].as_py()
         picks = _pick(opened, served, learned, num_candidates)
         candidates = _put_up(opened, served, picks, f"candidates/{model}/{_stamp(end)}-v{version}", context)
@@ -122,7 +136,10 @@ def monitor(
     if served is None and quality is None:
         return found
     key = f"monitor/{model}/{_stamp(end)}-v{version}"
-    return found.model_copy(update={"report": _publish(found, bars, served, learned if served is not None else None, key, context)})
+    pages = {PAGE: page(found, bars, served, learned if served is not None else None)}
+    if columns and found.verdict.enough:
+        pages[EVIDENTLY] = _evidently_page(compared, columns, bars)
+    return found.model_copy(update={"report": _publish(found, bars, pages, key, context)})
 
 
 def _moment(text: str) -> datetime:
@@ -143,23 +160,36 @@ def _values(table: pa.Table, name: str) -> list[Any]:
     return table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
 
 
-def _measure(opened: Package, served: pa.Table, learned: pa.Table) -> list[ColumnDrift]:
-    """Inputs against the train split; predictions against those of the test split, since a model is surer of what it has learned."""
+def _columns(opened: Package, served: pa.Table, learned: pa.Table) -> list[_Column]:
+    """Inputs beside the train split; predictions beside those of the test split, since a model is surer of what it has learned."""
     import pyarrow.compute as pc
 
     train, test = (learned.filter(pc.equal(learned.column("split"), split)) for split in ("train", "test"))
-    found = []
+
+    def given(name: str, kind: ColumnKind, key: str) -> _Column:
+        return _Column(name, kind, "input", _values(served, key), _values(train, key))
+
+    def predicted(name: str, kind: ColumnKind) -> _Column:
+        return _Column(name, kind, "prediction", _values(served, name), _values(test, name))
+
     if opened.is_image:
-        found += [measure(name, "number", "input", _values(served, name), _values(train, name)) for name in PICTURE_COLUMNS]
-    for name, kind in [] if opened.is_image else opened.columns:
-        key = INPUT + name
-        found.append(measure(name, "class" if kind == "string" else "number", "input", _values(served, key), _values(train, key)))
-    if opened.output == "value":
-        found.append(measure("value", "number", "prediction", _values(served, "value"), _values(test, "value")))
+        found = [given(name, "number", name) for name in PICTURE_COLUMNS]
     else:
-        found.append(measure("label", "class", "prediction", _values(served, "label"), _values(test, "label")))
-        found.append(measure("confidence", "number", "prediction", _values(served, "confidence"), _values(test, "confidence")))
-    return found
+        found = [given(name, "class" if kind == "string" else "number", INPUT + name) for name, kind in opened.columns]
+    if opened.output == "value":
+        return [*found, predicted("value", "number")]
+    return [*found, predicted("label", "class"), predicted("confidence", "number")]
+
+
+def _evidently_page(compared: list[_Column], columns: list[ColumnDrift], bars: Bars) -> str:
+    """Those that are furthest away first."""
+    samples, held_to = [], []
+    for one, _ in sorted(zip(compared, columns, strict=True), key=lambda both: -both[1].distance):
+        name = one.name if one.role == "input" else f"{one.name} (predicted)"
+        if (sample := pair(name, one.kind, one.served, one.learned)) is not None:
+            samples.append(sample)
+            held_to.append(bars.max_distance if one.role == "input" else bars.max_prediction_distance)
+    return evidently_report(samples, held_to)
 
 
 def _quality(
@@ -258,12 +288,11 @@ def _write_rows(path: Path, opened: Package, rows: pa.Table) -> None:
             writer.writerow([*values, "", predicted])
 
 
-def _publish(found: Watched, bars: Bars, served: pa.Table | None, learned: pa.Table | None, key: str, context: StageContext) -> Artifact:
-    from tasks._monitor_page import page
-
+def _publish(found: Watched, bars: Bars, pages: dict[str, str], key: str, context: StageContext) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="atelier-monitor-") as scratch:
         folder = Path(scratch)
         document = {**found.model_dump(mode="json", exclude={"report"}), "bars": bars.model_dump()}
         (folder / REPORT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        (folder / PAGE).write_text(page(found, bars, served, learned), encoding="utf-8")
+        for name, text in pages.items():
+            (folder / name).write_text(text, encoding="utf-8")
         return publish(context.store, folder, key, "monitor")

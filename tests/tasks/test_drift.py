@@ -35,8 +35,15 @@ def test_the_distance_of_numbers_is_the_shift_in_standard_deviations() -> None:
     assert column.p_value < 1e-100
 
 
-def test_classes_that_have_nothing_in_common_are_at_distance_1() -> None:
-    assert measure("k", "class", "input", ["a"] * 100, ["b"] * 100).distance == pytest.approx(1.0)
+@pytest.mark.parametrize("unit", [1e-9, 1e-3, 1.0, 1e9])
+def test_the_distance_of_numbers_does_not_depend_on_their_unit(unit: float) -> None:
+    served, reference = ([unit * value for value in normal(seed, 500, mean)] for seed, mean in ((1, 1.0), (2, 0.0)))
+    here = measure("x", "number", "input", served, reference).distance
+    assert here == pytest.approx(measure("x", "number", "input", normal(1, 500, 1.0), normal(2, 500)).distance)
+
+
+def test_classes_that_have_nothing_in_common_are_at_the_largest_distance() -> None:
+    assert measure("k", "class", "input", ["a"] * 100, ["b"] * 100).distance == pytest.approx(math.sqrt(math.log(2)))
     assert measure("k", "class", "input", ["a", "b"] * 100, ["b", "a"] * 70).distance == pytest.approx(0.0, abs=1e-9)
 
 

@@ -26,7 +26,7 @@ from infra.settings import Settings
 from infra.store import Store, open_store
 from tasks._drift import Bars
 from tasks.labelled import labelled_requests
-from tasks.monitor import CANDIDATES, PAGE, REPORT, Watched, monitor
+from tasks.monitor import CANDIDATES, EVIDENTLY, PAGE, REPORT, Watched, monitor
 from tests.deployments.serving.conftest import Running, running
 from tests.packages import write_colours
 
@@ -147,6 +147,7 @@ def test_shifted_requests_are_a_drift_and_wrong_answers_a_drop(
 
     assert found.report is not None
     assert json.loads(read_file(store, found.report, REPORT))["verdict"]["drifted"]
+    assert b"brightness" in read_file(store, found.report, EVIDENTLY)
     page = read_file(store, found.report, PAGE).decode()
     assert "<svg" in page
     assert "<script" not in page

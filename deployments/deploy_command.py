@@ -20,7 +20,7 @@ import click
     metavar="KIND:NAME",
     help="Run it on an event: dataset:NAME, files:FOLDER, drift:MODEL, quality:MODEL, registered:MODEL, challenger:MODEL, promoted:MODEL.",
 )
-@click.option("--quiet-s", default=5.0, show_default=True, help="Events of so many quiet seconds make one run.")
+@click.option("--quiet-s", type=click.FloatRange(0), default=5.0, show_default=True, help="Events of so many quiet seconds make one run.")
 @click.option("--tag", "tags", multiple=True, help="A tag of its runs.")
 @click.option("--max-runs", type=click.IntRange(1), help="Most runs of the whole work pool at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -217,7 +217,7 @@ def check_registry(settings: Settings) -> Check:
         except OSError as error:
             return Check("registry", "fail", f"{uri} does not answer: {error}", "Start the MLflow server, or correct ATELIER_REGISTRY.")
     models = {one.name for one in Registry(settings, open_store(settings.workspace_uri)).versions()}
-    return Check("registry", "ok", f"{uri or settings.state_dir / 'mlflow.db'}: {len(models)} models")
+    return Check("registry", "ok", f"{uri or settings.state_dir / 'mlflow.db'}: {len(models)} model{'s' if len(models) != 1 else ''}")
 
 
 def check_disk(settings: Settings) -> Check:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -20,7 +22,7 @@ import click
     metavar="KIND:NAME",
     help="Run it on an event: dataset:NAME, files:FOLDER, drift:MODEL, quality:MODEL, registered:MODEL, challenger:MODEL, promoted:MODEL.",
 )
-@click.option("--quiet-s", default=5.0, show_default=True, help="Events of so many quiet seconds make one run.")
+@click.option("--quiet-s", type=click.FloatRange(0), default=5.0, show_default=True, help="Events of so many quiet seconds make one run.")
 @click.option("--tag", "tags", multiple=True, help="A tag of its runs.")
 @click.option("--max-runs", type=click.IntRange(1), help="Most runs of the whole work pool at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -68,7 +70,7 @@ def deploy(
     from deployments.deploying import deploy_all, deploy_one
 
     # The variable is for whoever has not imported Prefect yet, and the setting for whoever has.
-    with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})):
+    with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})), _answering(url):
         if one is None:
             number = deploy_all(max_runs)
             write_down(store, "deploy", "all presets and flows", deployments=number)
@@ -81,6 +83,30 @@ def deploy(
     write_down(store, "deploy", full_name, parameters=sorted(parameters), schedule=schedule, triggers=list(triggers))
     found = {"deployment": full_name, "id": identity, "schedule": schedule, "triggers": list(triggers)}
     click.echo(json.dumps(found) if as_json else f"{full_name} ({identity})")
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Says which server does not answer, or does not let us in.
+
+    Raises:
+        InvalidOptionError
+    """
+    from httpx import HTTPStatusError, TransportError
+
+    from infra.errors import InvalidOptionError
+
+    try:
+        yield
+    except TransportError as error:
+        problem, hint = f"the Prefect server at {url} does not answer ({error})", "Start one with `atelier up`, or correct PREFECT_API_URL."
+    except HTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        problem, hint = f"the Prefect server at {url} does not take our login", "Set ATELIER_LOGIN as it was when the server was started."
+    else:
+        return
+    raise InvalidOptionError("atelier deploy", [problem], hint)
 
 
 def find_server() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -22,6 +23,7 @@ from prefect.events.schemas.automations import EventTrigger  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.flows import Flow, load_flow_from_entrypoint  # noqa: E402
 from prefect.schedules import Cron, Interval, Schedule  # noqa: E402
+from prefect.utilities.schema_tools.validation import validate  # noqa: E402
 
 from deployments.presets import Deployable, deployables  # noqa: E402
 from deployments.stack.options import WORK_POOL  # noqa: E402
@@ -31,6 +33,7 @@ from infra.errors import InvalidOptionError  # noqa: E402
 from infra.store import Store  # noqa: E402
 
 TAG = "atelier"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ @-]{0,99}")
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -80,13 +83,19 @@ def deploy(
     """Make or update a deployment; its id and full name.
 
     Raises:
-        InvalidOptionError: parameters that the flow does not have, or a schedule that is none.
+        InvalidOptionError: a name that Prefect does not take, parameters that the flow does not have or whose values do not fit, or a
+            schedule that is none.
     """
+    if not _NAME.fullmatch(name):
+        raise InvalidOptionError("--name", [f"{name!r}: allowed are letters, digits, '.', '_', ' ', '@' and '-', a letter or digit first"])
     flow: Flow[..., Any] = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
     known = flow.parameters.properties
     if unknown := sorted(set(parameters or {}) - set(known)):
         problems = [f"{key}: {one.name} has no such parameter" for key in unknown]
         raise InvalidOptionError("atelier deploy", problems, f"It has {', '.join(known)}.")
+    # What is missing may still come with the run: an event's payload, the form.
+    if wrong := validate(parameters or {}, flow.parameters.model_dump_for_openapi(), ignore_required=True):
+        raise InvalidOptionError("atelier deploy", sorted(f"{error.json_path.removeprefix('$.')}: {error.message}" for error in wrong))
     limit = one.most_at_once and ConcurrencyLimitConfig(limit=one.most_at_once, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     made = RunnerDeployment.from_flow(
         flow,

@@ -10,9 +10,11 @@ runs, what comes is pending for the next. A run that crashed gives its claim bac
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +42,7 @@ RETRY_S = 30.0
 MOST_ATTEMPTS = {"CRASHED": 5, "FAILED": 2}
 MOST_WAIT_FACTOR = 10.0
 KEPT_DONE = 50
+_RESOURCE = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._*?-]{0,99}")
 
 
 class Trigger(BaseModel):
@@ -143,14 +146,25 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 def parse_trigger(text: str, deployment: str = "", quiet_s: float = 5.0) -> Trigger:
     """``KIND:RESOURCE`` as people write it, such as ``files:/data/new`` or ``drift:digits``.
 
+    A folder becomes absolute: who watches it, and the runs that read it, have working folders of their own.
+
     Raises:
-        InvalidOptionError: an unknown kind, or no resource.
+        InvalidOptionError: an unknown kind, no resource, or a name that no event can have.
     """
     kind, colon, resource = text.partition(":")
     if kind not in EVENTS or not colon or not resource:
         raise InvalidOptionError(
             "a trigger", [f"{text!r}: expected KIND:NAME, where KIND is {', '.join(EVENTS)}"], "For example drift:digits."
         )
+    if kind != "files" and not _RESOURCE.fullmatch(resource):
+        raise InvalidOptionError(
+            "a trigger", [f"{text!r}: {resource!r} can be no name; allowed are letters, digits, '.', '_', '-' and '*'"]
+        )
+    if kind == "files":
+        scheme = resource.partition("://")[0].lower() if "://" in resource else ""
+        if scheme not in ("", "file", "s3", "s3a"):
+            raise InvalidOptionError("a trigger", [f"{text!r}: expected a folder or an s3:// prefix"])
+        resource = resource if scheme else str(Path(resource).expanduser().absolute())
     return Trigger(kind=kind, resource=resource, deployment=deployment, quiet_s=quiet_s)  # type: ignore[arg-type]
 
 

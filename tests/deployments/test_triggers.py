@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 
@@ -177,6 +178,20 @@ def test_a_trigger_takes_its_own_events_only() -> None:
 def test_a_trigger_that_is_none_says_what_there_is(text: str) -> None:
     with pytest.raises(InvalidOptionError, match=r"drift.*quality"):
         parse_trigger(text)
+
+
+@pytest.mark.parametrize("text", ["drift:../digits", "dataset:a b", "files:ftp://host/new"])
+def test_a_trigger_that_can_never_fire_is_refused(text: str) -> None:
+    with pytest.raises(InvalidOptionError, match=text.partition(":")[0]):
+        parse_trigger(text)
+
+
+def test_a_watched_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert parse_trigger("files:new/pictures").resource == str(tmp_path / "new/pictures")
+    assert parse_trigger("files:~/new").resource == "/home/anna/new"
+    assert parse_trigger("files:s3://bucket/new").resource == "s3://bucket/new"
 
 
 def test_a_ledger_survives_json() -> None:

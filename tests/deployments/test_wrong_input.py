@@ -258,3 +258,17 @@ def test_a_damaged_file_is_named(shared_services: Path, few_digits: Path, capfd:
         file.write_bytes(whole)
         for package in shared_services.glob("runs/*/package-*"):
             shutil.rmtree(package)  # so that the weights are read once more
+
+
+def test_deploying_to_a_server_that_is_gone_says_so(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("PREFECT_API_URL", url := f"http://127.0.0.1:{free_port}/api")
+    with pytest.raises(SystemExit) as ended:
+        main(["deploy", "monitor", "--name", "digits", "--set", "model=digits"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert url in told
+    assert "does not answer" in told
+    assert "Traceback" not in told

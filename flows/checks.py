@@ -109,7 +109,9 @@ def _check_timeline(request: RunRequest, settings: Settings) -> None:
     problems = []
     if parse_workers(request.workers).most < 2 or (request.backend or settings.backend) == "torch":
         problems.append("timeline: Horovod writes it, which takes 2 workers or more and the back end horovod or auto")
-    if not Path(request.timeline).expanduser().absolute().parent.is_dir():
+    if Path(request.timeline).expanduser().is_dir():
+        problems.append(f"timeline: {request.timeline} is a folder; it has to be a file")
+    elif not Path(request.timeline).expanduser().absolute().parent.is_dir():
         problems.append(f"timeline: there is no folder {Path(request.timeline).parent}")
     if problems:
         raise InvalidOptionError("the run", problems)

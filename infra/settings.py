@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from infra.cluster_settings import KubernetesSettings, SlurmSettings, SshSettings
 from infra.clusters import kind_of
@@ -129,6 +129,9 @@ def load_settings() -> Settings:
         return Settings()
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettingError([f"atelier.toml is no TOML: {error}"]) from None
+    except SettingsError as error:  # a variable that has to be JSON; the cause says where, and holds what may be a secret
+        name = next((one for one in Settings.model_fields if f'"{one}"' in str(error)), "a section")
+        raise InvalidSettingError([f"{name}: no JSON ({error.__cause__}); or give one value, as ATELIER_SSH__SLOTS=4"]) from None
     except ValidationError as error:
         raise InvalidSettingError([_fault(one["loc"], one["msg"], one["input"]) for one in error.errors()]) from None
 

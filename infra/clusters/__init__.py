@@ -35,11 +35,14 @@ class Kind:
     meaning: str
 
 
-_HOST = r"(?:[\w.-]+@)?(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?"
+_PORT = r":\d{1,5}"
+_NAME = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\])"
+_HOST = rf"(?:[\w.-]+@)?{_NAME}(?:{_PORT})?"
+_ADDRESS = rf"(?:tcp|tls)://{_NAME}{_PORT}"
 
 KINDS = (
     Kind("local", "local", r"local", "infra.clusters.local", "", "worker processes on this machine"),
-    Kind("address", "tcp://HOST:PORT or tls://HOST:PORT", rf"(?:tcp|tls)://{_HOST}", "infra.clusters.address", "", "a scheduler that runs"),
+    Kind("address", "tcp://HOST:PORT or tls://HOST:PORT", _ADDRESS, "infra.clusters.address", "", "a scheduler that runs"),
     Kind("ssh", "ssh://HOST,HOST,...", rf"ssh://{_HOST}(?:,{_HOST})*", "infra.clusters.ssh", "", "workers on hosts, by OpenSSH"),
     Kind("kubernetes", "kubernetes", r"kubernetes", "infra.clusters.kubernetes", "kubernetes", "pods, by Dask's operator"),
     Kind("slurm", "slurm", r"slurm", "infra.clusters.slurm", "slurm", "jobs of a Slurm queue"),

@@ -10,13 +10,17 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from infra.cluster import python_path
 from infra.clusters import Opened
@@ -80,10 +84,26 @@ def job_script(settings: Settings) -> str:
 
 
 def _check_installed() -> None:
+    """Import dask-jobqueue, which as a whole takes Ctrl-C for itself: it would end us without a word, and only a main thread may do so; we are in another."""
+    import distributed  # noqa: F401  # whole, before a part of it is asked for while another thread is importing it
+
     try:
-        import dask_jobqueue  # noqa: F401
+        with _no_signal_handlers():
+            import dask_jobqueue  # noqa: F401
     except ImportError:
         raise MissingExtraError("dask-jobqueue", "slurm") from None
+
+
+@contextlib.contextmanager
+def _no_signal_handlers() -> Iterator[None]:
+    """Whatever this thread sets as a handler of a signal is not set."""
+    thread, before = threading.get_ident(), signal.signal
+
+    def set_handler(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if threading.get_ident() == thread else before(number, handler)
+
+    with mock.patch.object(signal, "signal", set_handler):
+        yield
 
 
 class _Jobs:

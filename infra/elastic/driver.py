@@ -234,7 +234,7 @@ class Driver:
             where = f"rank {process.rank}" if process.rank >= 0 else "a new rank"
             how = process.why or result.get("how", "")
             self._log(f"{where} on {process.worker} is lost: {how}")
-            if process.why:
+            if process.why and self._last_words:  # who is frozen cannot say where
                 self._log(f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}")
         self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart)
 

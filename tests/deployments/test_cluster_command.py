@@ -60,6 +60,8 @@ def test_a_manifest_can_be_given_to_kubectl(workspace: Path, monkeypatch: pytest
         ({"CLUSTER": "mesos"}, "there is no such cluster"),
         ({"CLUSTER": "kubernetes"}, "no image is named"),
         ({"CLUSTER": "slurm", "SLURM__WALLTIME": "soon"}, "slurm.walltime"),
+        ({"CLUSTER": "slurm", "SLURM": "queue=gpu"}, "slurm: no JSON"),
+        ({"CLUSTER": "ssh://a", "SSH__OPTIONS": "-i key"}, "ssh: no JSON"),
     ],
 )
 def test_wrong_settings_have_status_2_and_no_traceback(

@@ -102,6 +102,7 @@ def test_a_frozen_rank_is_replaced(start: Start) -> None:
     ran = start(fault="stop", rank=0, beat_s=3.0)
     assert ran.trained["history"]["world_size"] == 2
     assert any("no word came from it for 3 s" in event["message"] for event in ran.of("log"))
+    assert not any("it stood here" in event["message"] for event in ran.of("log")), "who is frozen cannot say where"
 
 
 def test_user_code_that_raises_on_one_rank_ends_the_job_at_once_with_its_traceback(start: Start) -> None:

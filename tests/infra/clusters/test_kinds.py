@@ -30,7 +30,21 @@ def test_a_setting_means_a_kind(cluster: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cluster", ["", "Local", "k8s", "tcp://", "ssh://", "ssh://a b", "ssh://a,,b", "ssh://-oProxyCommand=x", "http://a:1"]
+    "cluster",
+    [
+        "",
+        "Local",
+        "k8s",
+        "tcp://",
+        "tcp://host",
+        "tls://10.0.0.1",
+        "tcp://me@host:1",
+        "ssh://",
+        "ssh://a b",
+        "ssh://a,,b",
+        "ssh://-oProxyCommand=x",
+        "http://a:1",
+    ],
 )
 def test_what_is_no_kind_is_told_with_all_that_are(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CLUSTER", cluster)

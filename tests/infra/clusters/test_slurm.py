@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import os
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -101,3 +102,25 @@ def test_the_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"atelier\[slurm\]"), open_cluster(settings(tmp_path)):
         raise AssertionError("it must not start")
+
+
+def test_dask_jobqueue_is_loaded_in_any_thread_and_leaves_ctrl_c_alone() -> None:
+    """As `atelier run` does it, which opens its cluster beside the main thread."""
+    program = """
+import signal, threading
+from infra.clusters.slurm import _check_installed
+failed = []
+def load():
+    try:
+        _check_installed()
+    except BaseException as error:
+        failed.append(repr(error))
+set_handler = signal.signal
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()
+_check_installed()
+print(failed, signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.signal is set_handler)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.stdout, found.stderr) == ("[] True True\n", "")

@@ -137,9 +137,10 @@ def promote(model: str, alias: str, reason: str, as_json: bool) -> None:
     """Make a version champion (or let another alias point at it). NAME alone means its challenger."""
     registry = _registry()
     ref = model if any(sign in model for sign in "@/") else f"{model}@challenger"
-    version = registry.get(ref)
-    version = registry.promote(version.name, version.version, alias, reason=reason)
-    _say(_listed([version])[0], as_json, lambda: click.echo(f"{version.ref} is {alias}."))
+    before = registry.get(ref)
+    version = registry.promote(before.name, before.version, alias, reason=reason)
+    words = f"{version.ref} was {alias} already: nothing changed." if alias in before.aliases else f"{version.ref} is {alias}."
+    _say(_listed([version])[0], as_json, lambda: click.echo(words))
 
 
 @models.command()

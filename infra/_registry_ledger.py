@@ -116,6 +116,8 @@ class Ledger:
             for alias in version_of(event).aliases:
                 self.mlflow.delete_alias(event.name, alias)
             self.mlflow.delete_version(event.name, event.version)
+        elif event.alias is not None and event.after is None:
+            self.mlflow.delete_alias(event.name, event.alias)
         elif event.alias is not None and event.after is not None:
             self.mlflow.set_alias(event.name, event.alias, event.after)
             if event.alias == CHAMPION and aliases_of(self.mlflow.versions(event.name)).get(CHALLENGER) == event.after:

@@ -17,8 +17,9 @@ class LogEvent(BaseModel):
     """One entry of the registry's log: who did what to which version, when and why.
 
     ``promote``, ``rollback`` and ``outside`` (changed in MLflow itself) move ``alias`` from ``before`` to ``after``; None is nowhere.
-    A version that becomes champion stops being challenger; a version that is deleted loses its aliases. ``canary`` moves nothing: it says
-    that a version begins to get requests, or why it gets none any more. ``judge`` moves nothing either: why a version stays what it is.
+    A version that becomes champion stops being challenger; a version that is deleted loses its aliases. ``canary`` says that
+    a version begins to get requests, which moves nothing, or why it gets none any more and is challenger no longer. ``judge`` moves nothing: why a
+    version stays what it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

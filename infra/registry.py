@@ -259,20 +259,27 @@ class Registry:
         compared: Mapping[str, Any] | None = None,
         who: str | None = None,
         operation: Literal["canary", "judge"] = "canary",
+        withdraw: bool = False,
     ) -> None:
-        """Write into the log what became of a version, as a canary or when it was judged; no alias moves.
+        """Write into the log what became of a version, as a canary or when it was judged.
+
+        Args:
+            withdraw: take the alias ``challenger`` away from it, so that it can be put forward again.
 
         Raises:
             ModelNotFoundError: no such version.
         """
         with self._ledger.changing(name):
-            self.get(f"{name}/{version}")
+            found = self.get(f"{name}/{version}")
+            withdraw = withdraw and CHALLENGER in found.aliases
             event = LogEvent(
                 at=self._ledger.log.stamp(name),
                 who=who or whoami(),
                 operation=operation,
                 name=name,
                 version=version,
+                alias=CHALLENGER if withdraw else None,
+                before=version if withdraw else None,
                 reason=reason,
                 compared=dict(compared or {}),
             )

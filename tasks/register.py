@@ -1,18 +1,23 @@
-"""Register: a new version of a model, and whether it becomes champion: only if it is better on the same test split."""
+"""Register: a new version of a model, and whether it becomes champion: only if it is better on the same test split.
+
+Wrong labels make every honest model look bad on the data that has them. So a version that learned from other data than the champion's must also
+stand on the champion's own test split before it takes over.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Artifact
 from infra.context import StageContext
+from infra.datasets import names
 from infra.datasets.card import DatasetRef
-from infra.errors import ArtifactNotFoundError, CorruptArtifactError
+from infra.errors import ArtifactNotFoundError, CorruptArtifactError, DatasetNotFoundError
 from infra.promotion import CHALLENGER, CHAMPION, LogEvent, choose
 from infra.registry import ModelVersion, Registry
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from algorithms.package import Package
 
 _BY, _COMPRESS = "register", "compress"
+MOST_LOST = 0.05  # on the champion's own test split: accuracy, or growth of the RMSE as a share of it
 
 
 class Registered(BaseModel):
@@ -47,7 +53,8 @@ def register(
 ) -> Registered:
     """Register a package and decide what it becomes; a second time with the same package, nothing changes.
 
-    The first version becomes champion. A champion that was measured on other data is measured again on this data's test split.
+    The first version becomes champion. A champion that was measured on other data is measured again on this data's test split; and the new
+    version on the champion's test split, on which it may lose 0.05 of accuracy or 5 % of RMSE at most.
 
     Args:
         min_gain: how much better than the champion it must be, in the unit of the task's metric (accuracy; RMSE, where lower is better).
@@ -73,7 +80,7 @@ def register(
     if decided is not None:
         return Registered(name=name, version=version.version, aliases=version.aliases, decision=decided.alias or "", reason=decided.reason)
     champion = next((other for other in registry.versions(name) if CHAMPION in other.aliases and other.version != version.version), None)
-    decision, reason, compared = _decide(registry, champion, challenger, data, min_gain, context)
+    decision, reason, compared = _decide(registry, champion, version, challenger, data, min_gain, context)
     promoted = registry.promote(name, version.version, decision, reason=reason, compared={"by": _BY, **compared})
     return Registered(name=name, version=version.version, aliases=promoted.aliases, decision=decision, reason=reason)
 
@@ -163,7 +170,13 @@ def _decided(events: list[LogEvent], version: ModelVersion) -> LogEvent | None:
 
 
 def _decide(
-    registry: Registry, champion: ModelVersion | None, challenger: Package, data: DatasetRef, min_gain: float, context: StageContext
+    registry: Registry,
+    champion: ModelVersion | None,
+    version: ModelVersion,
+    challenger: Package,
+    data: DatasetRef,
+    min_gain: float,
+    context: StageContext,
 ) -> tuple[str, str, dict[str, Any]]:
     """Champion or challenger, the reason in words, and the figures compared."""
     from algorithms.metrics import primary_metric
@@ -182,8 +195,47 @@ def _decide(
     compared |= {"champion": old, "measured": where}
     decision = choose(old, value, higher_is_better=higher_is_better, margin=min_gain)
     versus = f"{metric} {_show(value)} against {_show(old)} of champion {champion.ref} on the same test split"
-    needed = f"; {'better' if not min_gain else f'better by at least {min_gain:g}'} was needed"
-    return decision, versus + (needed if decision == CHALLENGER else ""), compared
+    if decision == CHALLENGER:
+        return decision, f"{versus}; {'better' if not min_gain else f'better by at least {min_gain:g}'} was needed", compared
+    if champion.dataset == data.digest:
+        return decision, versus, compared
+    on_old = _on_old_data(champion, challenger, metric, higher_is_better, context)
+    compared |= {"champion_on_old": champion.metrics.get(metric), "challenger_on_old": on_old.value}
+    if on_old.lost:
+        hint = f"wrong labels, or other data altogether? If it is right, `atelier models promote {version.ref}` makes it champion"
+        return CHALLENGER, f"{versus}, but {on_old.words}: {hint}", compared
+    return decision, f"{versus}; {on_old.words}", compared
+
+
+class _OnOldData(NamedTuple):
+    """How a new version does on the test split that the champion was measured on; None: it could not be measured."""
+
+    value: float | None
+    lost: bool
+    words: str
+
+
+def _on_old_data(champion: ModelVersion, challenger: Package, metric: str, higher_is_better: bool, context: StageContext) -> _OnOldData:
+    from algorithms._package_judge import judge, misfit
+    from infra.datasets.dataset import open_dataset
+
+    old = champion.metrics.get(metric)
+    if old is None:
+        return _OnOldData(None, False, f"{champion.ref} has no {metric} of its own data on record")
+    try:
+        dataset = open_dataset(context.store, names.resolve(context.store, champion.dataset), context.settings.cache_path)
+        why = misfit(challenger, dataset)
+    except (DatasetNotFoundError, CorruptArtifactError, ArtifactNotFoundError):
+        why = "it is not in this workspace"
+    if why:
+        return _OnOldData(None, False, f"it was not measured on the data of {champion.ref}: {why}")
+    context.report(
+        {"kind": "log", "message": f"It learned from other data than champion {champion.ref}: measuring it on that test split, too."}
+    )
+    value = judge(challenger, dataset).get(metric)
+    allowed = old - MOST_LOST if higher_is_better else old * (1 + MOST_LOST)
+    lost = value is None or not (value >= allowed - 1e-12 if higher_is_better else value <= allowed + 1e-12)
+    return _OnOldData(value, lost, f"on the test split of {champion.ref} it has {_show(value)} against {_show(old)}")
 
 
 def _champion_metric(

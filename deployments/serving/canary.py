@@ -201,7 +201,7 @@ class Judge:
     def _send_back(self, name: str, version: int, weight: float, verdict: Verdict, seen: tuple[Seen, Seen], who: str | None) -> Outcome:
         reason = f"canary rolled back at {weight:g} %: {'; '.join(verdict.reasons)}"
         clear_route(self._store, name)  # first of all
-        self._registry.note(name, version, reason=reason, compared=_compared(verdict, seen), who=who)
+        self._registry.note(name, version, reason=reason, compared=_compared(verdict, seen), who=who, withdraw=True)
         self._say(reason)
         return Outcome(
             model=name,

@@ -138,6 +138,7 @@ def test_search_by_metric_and_tag(full: Registry, capsys: pytest.CaptureFixture[
 def test_promote_roll_back_and_the_history_of_it(full: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(capsys, "models", "promote", "colours", "--reason", "trial")["version"] == 2
     assert ask(capsys, "models", "list", "colours")[1]["aliases"] == ["champion"]
+    assert "colours/2 was champion already: nothing changed." in call(capsys, "models", "promote", "colours/2")[1]
     assert ask(capsys, "models", "rollback", "colours", "--reason", "complaints")["version"] == 1
     events = ask(capsys, "models", "history", "colours")
     assert [(event["operation"], event["version"], event["reason"]) for event in events[-2:]] == [

@@ -18,8 +18,9 @@ from PIL import Image
 from deployments.serving.canary import Judge, grown, read_counts, seen_of
 from deployments.serving.verdict import Bars
 from infra.errors import InvalidOptionError
+from infra.events import MODEL_CHALLENGED, pending
 from infra.settings import Settings
-from infra.store import MemoryStore
+from infra.store import MemoryStore, open_store
 from tests.deployments.serving.conftest import Running, fill, register, running
 from tests.packages import write_colours
 
@@ -106,8 +107,13 @@ def test_a_good_version_is_promoted_and_a_broken_one_is_rolled_back(tmp_path: Pa
 def test_without_requests_nothing_is_promoted(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = Settings(workspace=str(tmp_path / "workspace"), cache_dir=tmp_path_factory.getbasetemp() / "atelier-cache")
     registry, store = fill(settings, tmp_path / "packages"), MemoryStore("memory://canary")
-    outcome = Judge(registry, store, lambda: [""], bars=Bars(), look_s=0.01, step_s=0.05).run("colours", 2)
-    assert (outcome.outcome, "too few requests" in outcome.reason) == ("rolled back", True)
+    for _ in range(2):  # what was sent back can be put forward again
+        assert registry.promote("colours", 2, "challenger").aliases == ["challenger"]
+        outcome = Judge(registry, store, lambda: [""], bars=Bars(), look_s=0.01, step_s=0.05).run("colours", 2)
+        assert (outcome.outcome, "too few requests" in outcome.reason) == ("rolled back", True)
+        assert registry.get("colours/2").aliases == []
+    told = [one.payload["version"] for one in pending(open_store(settings.workspace_uri)) if one.event == MODEL_CHALLENGED]
+    assert told == [2, 2]
     assert list(store.list("serving/")) == []
     with pytest.raises(InvalidOptionError, match="live already"):
         Judge(registry, store, lambda: [""], bars=Bars()).run("colours", 1)

@@ -236,7 +236,7 @@ class Driver:
             self._log(f"{where} on {process.worker} is lost: {how}")
             if process.why and self._last_words:  # who is frozen cannot say where
                 self._log(f"it stood here (all of it is in {result.get('log')}):\n{self._last_words[-4000:]}")
-        self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart)
+        self._say(self.job.exited(name, status, now, asked=bool(result.get("asked")), left=left, restart=restart))
 
     def _take_future(self, name: str, process: Process, now: float) -> None:
         """The end of a task as Dask tells it: seldom news, except when the task itself could not run."""

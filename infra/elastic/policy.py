@@ -199,7 +199,7 @@ class Job:
         member.beat_at, member.waits = now, waits
         member.leaving = member.leaving or leaving
 
-    def exited(self, name: str, status: int | None, now: float, *, asked: bool, left: bool, restart: bool) -> None:
+    def exited(self, name: str, status: int | None, now: float, *, asked: bool, left: bool, restart: bool) -> str:
         """A member's process has ended.
 
         Args:
@@ -207,31 +207,44 @@ class Job:
             asked: the job ended it, by an ``End`` or because its slot was wanted back.
             left: it left its group in good order.
             restart: it could not leave a broken generation and asks to be started again.
+
+        Returns:
+            What follows for its Dask worker, in words; empty: nothing.
         """
         member = self.members.pop(name, None)
         if member is None:
-            return
+            return ""
         if status == 0:
             self.finishing = True
             self.done = self.done or (bool(self.group) and name == self.group[0])
-            return
+            return ""
         if self.group and name == self.group[0]:
             self.finishing = False  # the others may have ended well: what rank 0 had to do is not done
         if member.phase == "working" and name in self.group and not left:
             self.broken = True
         if left or restart or (asked and not member.ending):
-            return
+            return ""
         self.barren += 1
         self.strange += status is not None and 0 < status < 128
-        self.failures.setdefault(member.worker, []).append(now)
+        times = self.failures.setdefault(member.worker, [])
+        times.append(now)
+        return (
+            f"{member.worker} is left out for {self._left_out_s(times):g} s: {len(times)} ranks died there"
+            if self._left_out_s(times)
+            else ""
+        )
 
     # What follows from them
 
     def left_out(self, worker: str, now: float) -> bool:
         """Whether a Dask worker failed several times in a row, the last time of late; each further failure doubles the time."""
         times = self.failures.get(worker, [])
+        return bool(times) and now - times[-1] < self._left_out_s(times)
+
+    def _left_out_s(self, times: list[float]) -> float:
+        """How long since the last of a worker's failures; 0: it has had too few."""
         more = len(times) - self.limits.worker_failures
-        return more >= 0 and now - times[-1] < self.limits.cooldown_s * 2 ** min(more, 6)
+        return self.limits.cooldown_s * 2 ** min(more, 6) if more >= 0 else 0.0
 
     def free(self, now: float) -> list[str]:
         """A worker for each slot that is free and may be used; the least used first, so that members spread."""

@@ -1,8 +1,8 @@
 """What a rank of the fault tests does: the real training loop on a small network and made-up samples, and a fault where the document asks for one.
 
 The document (JSON): ``workspace``, ``epochs``, ``samples``, ``batch``, ``sleep`` (seconds of each step, until there is a flag ``hurry``),
-``options`` (of the config), ``fault`` and ``rank`` and ``at`` (epoch and step) of it, ``flags``: a folder, in which a file lights a fault or ends a
-pause, so that tests decide by events.
+``options`` (of the config), ``bad_worker`` (process id of a Dask worker on which every rank is killed as it begins), ``fault`` and ``rank`` and
+``at`` (epoch and step) of it, ``flags``: a folder, in which a file lights a fault or ends a pause, so that tests decide by events.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from algorithms.engines.loop import Training
@@ -90,6 +91,13 @@ class Watched(Training):
         return True
 
 
+def _die_on(worker: int | None, flags: Path) -> None:
+    """A machine on which nothing runs: each rank that it kills leaves a file."""
+    if worker in [parent.pid for parent in psutil.Process().parents()]:
+        (flags / f"died-{os.getpid()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _fail(fault: str) -> None:
     match fault:
         case "kill":
@@ -148,6 +156,7 @@ def train(document: dict[str, Any], collectives: Collectives, report: Callable[[
         output="output",
         checkpoints="checkpoints",
     )
+    _die_on(document.get("bad_worker"), Path(document["flags"]))
     with tempfile.TemporaryDirectory() as scratch:
         if document.get("fault") == "full":
             _fill_disk()

@@ -144,6 +144,15 @@ def test_a_killed_dask_worker_takes_its_rank_along_and_the_job_goes_on(start: St
     assert ran.trained["history"]["epochs"][-1]["valid_accuracy"] > 0.9
 
 
+def test_a_worker_that_fails_again_and_again_is_left_out(start: Start, own_cluster: Client, tmp_path: Path) -> None:
+    bad = min(own_cluster.run(os.getpid).values())
+    ran = start(2, 3, bad_worker=bad, epochs=4, sleep=0.02)
+    assert [ran.coverage(epoch) for epoch in range(4)] == [WHOLE] * 4
+    assert ran.trained["history"]["world_size"] == 2
+    assert len(list((tmp_path / "flags").glob("died-*"))) == 2, "Limits.worker_failures"
+    assert any("is left out for 60 s" in event["message"] for event in ran.of("log"))
+
+
 def test_a_frozen_dask_worker_does_not_stop_the_training(start: Start, own_cluster: Client) -> None:
     frozen: list[int] = []
     mains: list[int] = []

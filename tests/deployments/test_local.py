@@ -249,7 +249,16 @@ def test_the_slim_image_installs_the_versions_of_the_lock(tmp_path: Path) -> Non
     assert versions["onnxruntime"] == versions["onnxruntime-gpu"]
 
 
-def test_prefect_yaml_names_flows_that_exist() -> None:
-    found = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    entrypoints = {one.entrypoint for one in deployables()}
-    assert {one["entrypoint"] for one in found["deployments"]} == {one for one in entrypoints if not one.startswith("flows.deployed.")}
+def test_prefect_yaml_has_the_flows_and_tags_of_atelier_deploy() -> None:
+    found = {one["entrypoint"]: one["tags"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    own = {one.entrypoint: ["atelier", *one.tags] for one in deployables() if not one.entrypoint.startswith("flows.deployed.")}
+    assert found == own
+
+
+def test_every_parameter_in_the_forms_is_described() -> None:
+    from prefect.flows import load_flow_from_entrypoint
+
+    for one in deployables():
+        flow = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
+        bare = [name for name, schema in flow.parameters.properties.items() if not schema.get("description")]
+        assert not bare, one.name

@@ -115,16 +115,15 @@ def find_server() -> str:
     Raises:
         InvalidOptionError: there is none.
     """
+    from deployments.stack.addresses import read_addresses
     from infra.errors import InvalidOptionError
     from infra.prefect_server import configured_url
     from infra.settings import load_settings
 
     if url := configured_url():
         return url
-    try:
-        address: str = json.loads((load_settings().state_dir / "stack" / "addresses.json").read_text())["api"]
-    except (OSError, ValueError, KeyError):
-        raise InvalidOptionError(
-            "atelier deploy", ["there is no Prefect server"], "Start one with `atelier up`, or name yours with PREFECT_API_URL."
-        ) from None
-    return address
+    if address := read_addresses(load_settings()).get("api"):
+        return address
+    raise InvalidOptionError(
+        "atelier deploy", ["there is no Prefect server"], "Start one with `atelier up`, or name yours with PREFECT_API_URL."
+    )

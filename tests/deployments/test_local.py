@@ -18,10 +18,11 @@ import yaml
 from packaging.requirements import Requirement
 from pydantic import SecretStr
 
-from deployments.local import _check_doors
+from deployments.local import _check_doors, _tell_addresses
 from deployments.presets import deployables
 from deployments.serving.keys import create_key
 from deployments.stack import health
+from deployments.stack.addresses import OUTSIDE, addresses_file, read_addresses, seen_from_outside
 from deployments.stack.databases import plan_databases, prepare_databases
 from deployments.stack.keeper import Keeper
 from deployments.stack.lost_runs import MOST_STARTS, fate
@@ -118,6 +119,17 @@ def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> No
     assert "basic-auth" in parts["mlflow"].command
     assert {"0.0.0.0"} <= set(parts["mlflow"].command) & set(parts["serving"].command)
     assert not {"0.0.0.0"} & set(parts["scheduler"].command), "Dask has no login"
+    seen = seen_from_outside("0.0.0.0")
+    assert seen not in ("", "0.0.0.0")
+    assert parts["serving"].address == f"http://127.0.0.1:{USUAL['serving']}/docs"
+    assert parts["serving"].outside == f"http://{seen}:{USUAL['serving']}/docs"
+    assert parts["scheduler"].outside == "", "it stays on loopback"
+    said: list[str] = []
+    _tell_addresses(settings, list(parts.values()), "http://127.0.0.1:4200/api", "tcp://127.0.0.1:8786", said.append)
+    assert [f"http://{seen}:{USUAL['mlflow']}" in line for line in said] == [False, False, True, False]
+    assert read_addresses(settings)["serving"] == parts["serving"].address
+    assert json.loads(addresses_file(settings).read_text())[OUTSIDE]["api"] == f"http://{seen}:{USUAL['prefect']}/api"
+    assert [seen_from_outside(host) for host in ("127.0.0.1", "localhost", "::1", "10.0.0.5")] == [""] * 4
     for name in ("worker", "triggers", "serving"):
         assert parts[name].environment["PREFECT_API_URL"] == f"http://127.0.0.1:{USUAL['prefect']}/api"
         assert parts[name].environment["PREFECT_API_AUTH_STRING"] == "admin:a-long-password"

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deployments.stack.options import LOOPBACK, reachable
 from infra._rendezvous import address_towards
+from infra.access import is_loopback
 from infra.settings import Settings
 
 OUTSIDE = "outside"
@@ -53,3 +55,17 @@ def seen_from_outside(host: str) -> str:
     except OSError:  # there is no route to anywhere
         return socket.gethostname()
     return f"[{address}]" if ":" in address else address
+
+
+def names_of(host: str) -> list[str]:
+    """Every host that may stand in the URL of what listens there: loopback, this machine's name and addresses."""
+    import psutil
+
+    found = ["localhost", LOOPBACK, "[::1]"]
+    if not is_loopback(host):
+        found += [socket.gethostname(), reachable(host)]
+    if host in _EVERYWHERE:
+        kinds = {socket.AF_INET, socket.AF_INET6} if host == "::" else {socket.AF_INET}
+        of_interfaces = [one.address.partition("%")[0] for some in psutil.net_if_addrs().values() for one in some if one.family in kinds]
+        found += [f"[{address}]" if ":" in address else address for address in of_interfaces]
+    return list(dict.fromkeys(found))

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, SecretStr
 
 from deployments.stack import health
-from deployments.stack.addresses import seen_from_outside
+from deployments.stack.addresses import names_of, seen_from_outside
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
 from deployments.stack.options import LOOPBACK, WORK_POOL, WORKER, UpOptions, reachable
@@ -159,6 +159,7 @@ def _mlflow(plan: _Plan) -> Part:
         environment={
             **plan.common,
             **mlflow_server_variables(plan.settings),
+            **_mlflow_names(plan),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
@@ -166,6 +167,15 @@ def _mlflow(plan: _Plan) -> Part:
         address=address,
         outside=plan.outside("mlflow"),
     )
+
+
+def _mlflow_names(plan: _Plan) -> dict[str, str | None]:
+    """MLflow refuses who calls it by another name than it expects, and what a page of such a name sends; what the user set comes first."""
+    if is_loopback(plan.options.host):
+        return {}
+    hosts = [f"{name}:{plan.ports['mlflow']}" for name in names_of(plan.options.host)]
+    found = {"MLFLOW_SERVER_ALLOWED_HOSTS": hosts, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": [f"http://{host}" for host in hosts]}
+    return {name: os.environ.get(name) or ",".join(values) for name, values in found.items()}
 
 
 def _dask_worker(plan: _Plan, name: str, number: int) -> Part:

@@ -124,6 +124,8 @@ def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> No
     assert parts["serving"].address == f"http://127.0.0.1:{USUAL['serving']}/docs"
     assert parts["serving"].outside == f"http://{seen}:{USUAL['serving']}/docs"
     assert parts["scheduler"].outside == "", "it stays on loopback"
+    assert f"{seen}:{USUAL['mlflow']}" in str(parts["mlflow"].environment["MLFLOW_SERVER_ALLOWED_HOSTS"]).split(",")
+    assert f"http://{seen}:{USUAL['mlflow']}" in str(parts["mlflow"].environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]).split(",")
     said: list[str] = []
     _tell_addresses(settings, list(parts.values()), "http://127.0.0.1:4200/api", "tcp://127.0.0.1:8786", said.append)
     assert [f"http://{seen}:{USUAL['mlflow']}" in line for line in said] == [False, False, True, False]

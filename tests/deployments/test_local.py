@@ -270,9 +270,9 @@ def test_prefect_yaml_has_the_flows_and_tags_of_atelier_deploy() -> None:
 
 
 def test_every_parameter_in_the_forms_is_described() -> None:
-    from prefect.flows import load_flow_from_entrypoint
+    from prefect.flows import Flow, load_flow_from_entrypoint
 
     for one in deployables():
-        flow = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
+        flow: Flow[..., Any] = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
         bare = [name for name, schema in flow.parameters.properties.items() if not schema.get("description")]
         assert not bare, one.name

@@ -21,18 +21,26 @@ def decode_picture(source: str | os.PathLike[str] | bytes) -> NDArray[np.uint8]:
     """Pixels of a file or of encoded bytes: RGB, uint8 [H, W, 3]; the first frame, EXIF orientation left as it is.
 
     Raises:
-        OSError: not a picture, truncated, or not readable.
+        OSError: not a picture, truncated, or not readable; the sentence begins with "it" or "its" and names no path.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except UnidentifiedImageError:
-        if isinstance(source, bytes):  # Pillow would tell the address of the object in memory, another one each time
-            raise OSError("its bytes are in no known picture format") from None
-        raise
-    except _BROKEN as error:
-        raise OSError(f"not a picture that can be decoded: {error}") from None
+    except UnidentifiedImageError:  # Pillow would tell the path, or the address of the object in memory, another one each time
+        is_empty = not (source if isinstance(source, bytes) else Path(source).stat().st_size)
+        raise OSError("it is empty" if is_empty else "its bytes are in no known picture format") from None
+    except (OSError, *_BROKEN) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's word, not Pillow's
+            raise
+        raise OSError(_in_words(error)) from None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has too many pixels; at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are decoded"
+    told = str(error).strip() or type(error).__name__
+    return "it is truncated: its bytes end too early" if "truncated" in told.lower() else f"it is damaged ({told})"
 
 
 def group_by_size(pictures: list[NDArray[np.uint8]], most: int) -> list[list[int]]:

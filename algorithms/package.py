@@ -265,6 +265,8 @@ class Package:
 def _sentence(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return f"it cannot be read: {error.strerror}"  # without the path, which stands beside it
     return str(error) or type(error).__name__
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import infra
-from infra.errors import AtelierError
+from infra.errors import AtelierError, InvalidSettingError
 from infra.settings import Settings
 
 State = Literal["ok", "warn", "fail"]
@@ -218,6 +218,20 @@ def check_registry(settings: Settings) -> Check:
             return Check("registry", "fail", f"{uri} does not answer: {error}", "Start the MLflow server, or correct ATELIER_REGISTRY.")
     models = {one.name for one in Registry(settings, open_store(settings.workspace_uri)).versions()}
     return Check("registry", "ok", f"{uri or settings.state_dir / 'mlflow.db'}: {len(models)} model{'s' if len(models) != 1 else ''}")
+
+
+def check_package_key(settings: Settings) -> Check:
+    from algorithms._package_sealing import VARIABLE, key_id, read_key
+
+    text = settings.package_key.get_secret_value()
+    if not text:
+        return Check("package key", "ok", f"none: packages are not sealed ({VARIABLE})")
+    try:
+        key = read_key(text)
+    except InvalidSettingError as error:
+        what, _, how = error.problems[0].removeprefix("package_key: ").partition("; ")
+        return Check("package key", "fail", f"{VARIABLE} is no key: {what}", how)
+    return Check("package key", "ok", f"{key_id(key)}: packages are sealed with it")
 
 
 def check_disk(settings: Settings) -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.serving.canary import Judge, fetch_metrics
 from deployments.serving.verdict import Bars
+from deployments.stack.addresses import read_addresses
 from flows.artifacts import artifact_key
 from flows.embedded import embedded_flow, open_context
 from infra.context import StageContext
@@ -103,8 +103,4 @@ def canary(
 
 def _local_server(context: StageContext) -> str:
     """The inference server of ``atelier up``, if one runs on this workspace."""
-    try:
-        address: str = json.loads((context.settings.state_dir / "stack" / "addresses.json").read_text())["serving"]
-    except (OSError, ValueError, KeyError):
-        return USUAL_SERVER
-    return address.removesuffix("/docs")
+    return read_addresses(context.settings).get("serving", USUAL_SERVER).removesuffix("/docs")

@@ -61,15 +61,17 @@ def deploy(
     one = find_deployable(flow) if flow else None
     wanted = [parse_trigger(text, quiet_s=quiet_s) for text in triggers]
     parameters = parse_options(list(pairs))
+    from deployments.deploying import check, deploy_all, deploy_one
+
+    if one is not None:  # what is wrong without any server is said before one is looked for
+        check(one, name=name, parameters=parameters, schedule=schedule)
     settings = load_settings()
     store = open_store(settings.workspace_uri)
     os.environ["PREFECT_API_URL"] = url = find_server()
     known = os.environ.get("PREFECT_API_AUTH_STRING") or prefect_client_variables(settings).get("PREFECT_API_AUTH_STRING")
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    from deployments.deploying import deploy_all, deploy_one
-
-    # The variable is for whoever has not imported Prefect yet, and the setting for whoever has.
+    # The variable is for the processes that come, and the setting for this one, which has imported Prefect.
     with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})), _answering(url):
         if one is None:
             number = deploy_all(max_runs)
@@ -115,16 +117,15 @@ def find_server() -> str:
     Raises:
         InvalidOptionError: there is none.
     """
+    from deployments.stack.addresses import read_addresses
     from infra.errors import InvalidOptionError
     from infra.prefect_server import configured_url
     from infra.settings import load_settings
 
     if url := configured_url():
         return url
-    try:
-        address: str = json.loads((load_settings().state_dir / "stack" / "addresses.json").read_text())["api"]
-    except (OSError, ValueError, KeyError):
-        raise InvalidOptionError(
-            "atelier deploy", ["there is no Prefect server"], "Start one with `atelier up`, or name yours with PREFECT_API_URL."
-        ) from None
-    return address
+    if address := read_addresses(load_settings()).get("api"):
+        return address
+    raise InvalidOptionError(
+        "atelier deploy", ["there is no Prefect server"], "Start one with `atelier up`, or name yours with PREFECT_API_URL."
+    )

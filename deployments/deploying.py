@@ -72,15 +72,10 @@ def make_pool(client: SyncPrefectClient, most_at_once: int | None = None) -> Non
         client.update_work_pool(WORK_POOL, WorkPoolUpdate(concurrency_limit=most_at_once))
 
 
-def deploy(
-    one: Deployable,
-    *,
-    name: str = "default",
-    parameters: dict[str, Any] | None = None,
-    schedule: str | None = None,
-    tags: Sequence[str] = (),
-) -> tuple[UUID, str]:
-    """Make or update a deployment; its id and full name.
+def check(
+    one: Deployable, *, name: str, parameters: dict[str, Any] | None = None, schedule: str | None = None
+) -> tuple[Flow[..., Any], Schedule | None]:
+    """The deployment's flow and schedule; no server is asked.
 
     Raises:
         InvalidOptionError: a name that Prefect does not take, parameters that the flow does not have or whose values do not fit, or a
@@ -96,12 +91,29 @@ def deploy(
     # What is missing may still come with the run: an event's payload, the form.
     if wrong := validate(parameters or {}, flow.parameters.model_dump_for_openapi(), ignore_required=True):
         raise InvalidOptionError("atelier deploy", sorted(f"{error.json_path.removeprefix('$.')}: {error.message}" for error in wrong))
+    return flow, parse_schedule(schedule) if schedule else None
+
+
+def deploy(
+    one: Deployable,
+    *,
+    name: str = "default",
+    parameters: dict[str, Any] | None = None,
+    schedule: str | None = None,
+    tags: Sequence[str] = (),
+) -> tuple[UUID, str]:
+    """Make or update a deployment; its id and full name.
+
+    Raises:
+        InvalidOptionError: as ``check``.
+    """
+    flow, times = check(one, name=name, parameters=parameters, schedule=schedule)
     limit = one.most_at_once and ConcurrencyLimitConfig(limit=one.most_at_once, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     made = RunnerDeployment.from_flow(
         flow,
         name,
         parameters=parameters or {},
-        schedule=parse_schedule(schedule) if schedule else None,
+        schedule=times,
         concurrency_limit=limit or None,
         tags=[TAG, *one.tags, *tags],
         work_pool_name=WORK_POOL,

@@ -13,6 +13,7 @@ import click
 from deployments import _checks
 from deployments._checks import Check, guarded
 from deployments._cluster_checks import check_cluster
+from deployments._stack_checks import check_stack
 from infra.errors import InvalidSettingError
 from infra.settings import Settings, load_settings
 
@@ -37,6 +38,8 @@ def checks() -> list[Check]:
         "registry": _checks.check_registry,
         "disk": _checks.check_disk,
         "cluster": check_cluster,
+        "package key": _checks.check_package_key,
+        "stack": check_stack,
     }
     todo = dict(alone)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from deployments.serving.access import check_access
+from deployments.stack.addresses import addresses_file, lock_file, write_addresses
 from deployments.stack.databases import prepare_databases
 from deployments.stack.keeper import Keeper
 from deployments.stack.lost_runs import restart_lost_runs
@@ -26,7 +26,6 @@ from infra.errors import InvalidOptionError, ServiceError
 from infra.settings import Settings, load_settings
 from infra.store import open_store
 
-ADDRESSES = "stack/addresses.json"
 _ATTEMPTS = 20
 
 
@@ -41,13 +40,13 @@ def up(options: UpOptions, say: Callable[[str], None]) -> int:
     folder = settings.state_dir / "stack"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(lock_file(settings), timeout=0):
             return _up(options, settings, say)
     except Timeout:
         raise InvalidOptionError(
             "atelier up",
             [f"a stack of the workspace {settings.workspace} runs already"],
-            f"Its addresses are in {settings.state_dir / ADDRESSES}.",
+            f"Its addresses are in {addresses_file(settings)}.",
         ) from None
 
 
@@ -55,7 +54,7 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
     _check_doors(options, settings)
     ports = choose_ports(options)
     parts = make_parts(options, settings, ports, prepare_databases(settings))
-    folder, addresses = settings.state_dir / "stack", settings.state_dir / ADDRESSES
+    folder = settings.state_dir / "stack"
     environment = {name: value for name, value in parts[-1].environment.items() if value is not None}
     api = environment["PREFECT_API_URL"]
     keeper = Keeper(parts, settings.state_dir / "logs" / "stack", folder, say, lambda name: _schedule_lost_runs(name, api, say))
@@ -73,9 +72,7 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
             _schedule_lost_runs("worker", api, say)
         keeper.start(["worker", "triggers"])
         if not keeper.stopping:
-            addresses.write_text(json.dumps({"api": api, "cluster": environment["ATELIER_CLUSTER"], **_urls(parts)}))
-            for title, url in keeper.addresses().items():
-                say(f"{title:<10} {url}")
+            _tell_addresses(settings, parts, api, environment["ATELIER_CLUSTER"], say)
             write_down(open_store(settings.workspace_uri), "up", options.host, capture=options.capture, login=bool(login(settings)))
             say("ready; Ctrl-C stops all of it")
         keeper.keep()
@@ -83,7 +80,7 @@ def _up(options: UpOptions, settings: Settings, say: Callable[[str], None]) -> i
         write_down(open_store(settings.workspace_uri), "down", options.host)
         return 0
     finally:
-        addresses.unlink(missing_ok=True)
+        addresses_file(settings).unlink(missing_ok=True)
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_IGN if handler is None else handler)
         keeper.stop()
@@ -101,8 +98,14 @@ def _check_doors(options: UpOptions, settings: Settings) -> None:
     check_access(options.host, settings, "atelier up")
 
 
-def _urls(parts: list[Part]) -> dict[str, str]:
-    return {part.name: part.address for part in parts if part.address}
+def _tell_addresses(settings: Settings, parts: list[Part], api: str, cluster: str, say: Callable[[str], None]) -> None:
+    outside = {part.name: part.outside for part in parts if part.outside}
+    if "prefect" in outside:
+        outside["api"] = f"{outside['prefect']}/api"
+    write_addresses(settings, {"api": api, "cluster": cluster} | {part.name: part.address for part in parts if part.address}, outside)
+    for part in parts:
+        if part.address:
+            say(f"{part.title:<10} {part.address}{f'  from other machines {part.outside}' if part.outside else ''}")
 
 
 def _schedule_lost_runs(name: str, api: str, say: Callable[[str], None]) -> None:

@@ -348,6 +348,7 @@ def pipeline(
         profile: Tell in the result where the time of a training step goes (networks only).
         timeline: Local file for Horovod's timeline of the training, which chrome://tracing opens.
         fresh: Do every stage again, also those done before.
+        backend: How ranks talk: auto, horovod or torch; none: as ATELIER_BACKEND says.
 
     Returns:
         The model version, its metrics, and where package and run card lie.

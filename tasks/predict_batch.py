@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from algorithms.package import Package
 
-FORMAT = 1  # of the parts; raise it when the same inputs may give other rows
+FORMAT = 2  # of the parts; raise it when the same inputs may give other rows
 BATCH_PICTURES, BATCH_ROWS = 16, 256
 MOST_PICTURE_BYTES = 256 << 20
 RETRIES = 2
@@ -188,7 +188,9 @@ def _picture(uri: str, key: str) -> Any:
         return ValueError("there is no such file")
     except AtelierError as error:
         if Path(uri).is_dir():  # a folder answers always: what cannot be read is this one file
-            return ValueError(f"it cannot be read: {error}")
+            # The system's word alone: the store's whole sentence tells this machine's folders, and the output goes to other people.
+            told = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+            return ValueError(f"it cannot be read: {told or 'the disk does not give its bytes'}")
         raise
 
 

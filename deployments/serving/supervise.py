@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -31,20 +32,22 @@ def serve(options: ServeOptions) -> int:
     settings = load_settings()
     check_access(options.host, settings, "atelier serve")
     bound = bind(options.host, options.port)
-    try:
-        write_down(
-            open_store(settings.workspace_uri), "serve", ", ".join(options.models), address=address_of(bound), capture=options.capture
-        )
-    except AtelierError as error:  # a server may have a workspace that it can only read
-        print(f"the audit log cannot be written: {error}", file=sys.stderr, flush=True)
+
+    def tell(address: str) -> None:
+        """The audit log has servers that serve: those whose models are not there never started."""
+        try:
+            write_down(open_store(settings.workspace_uri), "serve", ", ".join(options.models), address=address, capture=options.capture)
+        except AtelierError as error:  # a server may have a workspace that it can only read
+            print(f"the audit log cannot be written: {error}", file=sys.stderr, flush=True)
+
     if options.workers == 1:
-        return run(options, bound)
+        return run(options, bound, tell)
     port = bound.getsockname()[1]
     bound.close()  # nobody else has the port; now it can be shared
     # This socket only keeps the port; the workers' own ones listen.
     with bind(options.host, port, shared=True) as bound:
         address = address_of(bound)
-        return Supervisor(options.model_copy(update={"port": port}), address).run()
+        return Supervisor(options.model_copy(update={"port": port}), address, tell).run()
 
 
 def seconds_until_restart(lived_s: float, deaths: int) -> float:
@@ -55,8 +58,8 @@ def seconds_until_restart(lived_s: float, deaths: int) -> float:
 class Supervisor:
     """Several workers. They end with it: each watches the pipe that is its standard input."""
 
-    def __init__(self, options: ServeOptions, address: str) -> None:
-        self._options, self._address = options, address
+    def __init__(self, options: ServeOptions, address: str, before_serving: Callable[[str], None]) -> None:
+        self._options, self._address, self._before_serving = options, address, before_serving
         self._folder = Path(tempfile.mkdtemp(prefix="atelier-serving-"))  # workers' metrics
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
@@ -69,6 +72,7 @@ class Supervisor:
             begun = {slot: self._start(slot) for slot in range(self._options.workers)}
             for slot in range(self._options.workers):
                 self._wait_until_ready(slot)
+            self._before_serving(self._address)
             print(f"serving {self._address}", flush=True)
             self._keep_up(begun)
             return 0

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version as version_of
@@ -170,11 +170,17 @@ async def _follow_keys(ring: KeyRing, poll_s: float) -> None:
             logger.error("the API keys could not be read, the known ones stay: %s", error)
 
 
-def run(options: ServeOptions, bound: socket.socket) -> int:
-    """Serve until asked to stop; the exit status."""
+def run(options: ServeOptions, bound: socket.socket, before_serving: Callable[[str], None] | None = None) -> int:
+    """Serve until asked to stop; the exit status.
+
+    Args:
+        before_serving: called with the address when all models are loaded.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = build(options, load_settings())
+    if before_serving is not None:
+        before_serving(address_of(bound))
     config = uvicorn.Config(
         server,
         http="httptools",

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,9 +185,6 @@ class Keeper:
         part = self._ready / "pids.json.part"
         part.write_text(json.dumps(pids))
         part.replace(self._ready / "pids.json")
-
-    def addresses(self) -> Mapping[str, str]:
-        return {state.part.title: state.part.address for state in self._states.values() if state.part.address}
 
     def stop(self) -> None:
         """End all of them, those that were started last first."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, SecretStr
 
 from deployments.stack import health
+from deployments.stack.addresses import names_of, seen_from_outside
 from deployments.stack.databases import Databases
 from deployments.stack.health import Check
 from deployments.stack.options import LOOPBACK, WORK_POOL, WORKER, UpOptions, reachable
@@ -38,6 +39,7 @@ class Part:
         command, environment: what is started; the environment comes over this process' own, None takes a variable away.
         check: answers why the part is not well yet; empty: it is.
         address: what a person opens, if anything.
+        outside: the same for a person at another machine, where that is something else.
         listens: host and port that the keeper binds and hands down, so that callers queue up while the part restarts.
         start_s: longest time until it is well.
         grace_s: time to end in good order.
@@ -49,6 +51,7 @@ class Part:
     environment: Mapping[str, str | None] = field(repr=False)  # it may hold the login
     check: Check
     address: str = ""
+    outside: str = ""
     listens: tuple[str, int] | None = None
     start_s: float = 600.0  # on a machine that is busy with other things MLflow alone was seen to take 150
     grace_s: float = 10.0
@@ -72,6 +75,11 @@ class _Plan:
     @property
     def api(self) -> str:
         return str(self.common["PREFECT_API_URL"])
+
+    def outside(self, name: str, path: str = "") -> str:
+        """The URL for other machines of what listens on every address; empty: it is the same as for this one, or there is none."""
+        host = seen_from_outside(self.options.host)
+        return f"http://{host}:{self.ports[name]}{path}" if host else ""
 
     def ready_file(self, name: str) -> Path:
         """What a part without a port writes once it works."""
@@ -115,6 +123,7 @@ def _prefect(plan: _Plan) -> Part:
         },
         check=health.http_ok(f"{plan.api}/health"),
         address=plan.api.removesuffix("/api"),
+        outside=plan.outside("prefect"),
         listens=(plan.options.host, plan.ports["prefect"]),
     )
 
@@ -150,12 +159,23 @@ def _mlflow(plan: _Plan) -> Part:
         environment={
             **plan.common,
             **mlflow_server_variables(plan.settings),
+            **_mlflow_names(plan),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
         check=health.http_ok(f"{address}/health"),
         address=address,
+        outside=plan.outside("mlflow"),
     )
+
+
+def _mlflow_names(plan: _Plan) -> dict[str, str | None]:
+    """MLflow refuses who calls it by another name than it expects, and what a page of such a name sends; what the user set comes first."""
+    if is_loopback(plan.options.host):
+        return {}
+    hosts = [f"{name}:{plan.ports['mlflow']}" for name in names_of(plan.options.host)]
+    found = {"MLFLOW_SERVER_ALLOWED_HOSTS": hosts, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": [f"http://{host}" for host in hosts]}
+    return {name: os.environ.get(name) or ",".join(values) for name, values in found.items()}
 
 
 def _dask_worker(plan: _Plan, name: str, number: int) -> Part:
@@ -203,6 +223,7 @@ def _serving(plan: _Plan) -> Part:
         environment=plan.announced_by_file("serving"),
         check=health.file_there(plan.ready_file("serving")),
         address=f"http://{plan.host}:{port}/docs",
+        outside=plan.outside("serving", "/docs"),
         grace_s=60.0,
     )
 

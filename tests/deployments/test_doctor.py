@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
+from pydantic import SecretStr
 
 from deployments import _checks
 from deployments._cluster_checks import check_cluster
+from deployments._stack_checks import check_stack
 from deployments.doctor import checks, doctor
+from deployments.stack.addresses import addresses_file, lock_file, write_addresses
 from infra.cluster_settings import KubernetesSettings, SshSettings
 from infra.clusters.tls import make_certificates
 from infra.errors import StoreUnavailableError
@@ -50,6 +56,7 @@ def test_every_part_is_looked_at(document: dict[str, object]) -> None:
     names = {check["name"] for check in found}
     assert names == {
         "settings", "Python", "compiler", "packages", "Horovod", "torch", "GPU", "memory", "workspace", "registry", "disk", "cluster",
+        "package key", "stack",
     }  # fmt: skip
     assert all(check["state"] in {"ok", "warn", "fail"} and check["found"] for check in found)
 
@@ -186,3 +193,33 @@ def test_certificates_that_end_soon_are_a_remark(tmp_path: Path) -> None:
     check = check_cluster(Settings(workspace=str(tmp_path), slots=1, tls=tmp_path / "team"))
     assert check.state == "warn"
     assert "atelier cluster certificates" in check.mend
+
+
+def test_a_package_key_that_is_none_is_a_failed_check_that_does_not_tell_it() -> None:
+    check = _checks.check_package_key(Settings(package_key=SecretStr("no-key-at-all")))
+    assert check.state == "fail"
+    assert "32 bytes as base64" in check.found
+    assert "urandom" in check.mend
+    assert "no-key-at-all" not in f"{check}"
+    assert _checks.check_package_key(Settings()).state == "ok"
+    assert _checks.check_package_key(Settings(package_key=SecretStr(base64.b64encode(b"k" * 32).decode()))).state == "ok"
+
+
+def test_a_stack_is_told_as_it_is(tmp_path: Path, free_port: int) -> None:
+    settings = Settings(workspace=str(tmp_path))
+    assert "none runs" in check_stack(settings).found
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        nowhere = f"http://127.0.0.1:{free_port}"
+        with FileLock(lock_file(settings)):
+            assert "starts or stops" in check_stack(settings).found
+            write_addresses(settings, {"cluster": there, "serving": f"{nowhere}/docs"}, {"api": "http://192.0.2.1:4200/api"})
+            good = check_stack(settings)
+            assert (good.state, there in good.found, "waits for the first champion" in good.found) == ("ok", True, True)
+            write_addresses(settings, {"cluster": there, "api": f"{nowhere}/api"}, {})
+            bad = check_stack(settings)
+            assert (bad.state, f"api at {nowhere}/api" in bad.found, there in bad.found) == ("fail", True, False)
+            assert bad.mend
+        stale = check_stack(settings)
+        assert (stale.state, "stale" in stale.found) == ("warn", True)
+        assert str(addresses_file(settings)) in stale.mend

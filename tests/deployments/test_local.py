@@ -18,10 +18,11 @@ import yaml
 from packaging.requirements import Requirement
 from pydantic import SecretStr
 
-from deployments.local import _check_doors
+from deployments.local import _check_doors, _tell_addresses
 from deployments.presets import deployables
 from deployments.serving.keys import create_key
 from deployments.stack import health
+from deployments.stack.addresses import OUTSIDE, addresses_file, read_addresses, seen_from_outside
 from deployments.stack.databases import plan_databases, prepare_databases
 from deployments.stack.keeper import Keeper
 from deployments.stack.lost_runs import MOST_STARTS, fate
@@ -118,6 +119,19 @@ def test_what_other_machines_reach_needs_a_login_and_a_key(tmp_path: Path) -> No
     assert "basic-auth" in parts["mlflow"].command
     assert {"0.0.0.0"} <= set(parts["mlflow"].command) & set(parts["serving"].command)
     assert not {"0.0.0.0"} & set(parts["scheduler"].command), "Dask has no login"
+    seen = seen_from_outside("0.0.0.0")
+    assert seen not in ("", "0.0.0.0")
+    assert parts["serving"].address == f"http://127.0.0.1:{USUAL['serving']}/docs"
+    assert parts["serving"].outside == f"http://{seen}:{USUAL['serving']}/docs"
+    assert parts["scheduler"].outside == "", "it stays on loopback"
+    assert f"{seen}:{USUAL['mlflow']}" in str(parts["mlflow"].environment["MLFLOW_SERVER_ALLOWED_HOSTS"]).split(",")
+    assert f"http://{seen}:{USUAL['mlflow']}" in str(parts["mlflow"].environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"]).split(",")
+    said: list[str] = []
+    _tell_addresses(settings, list(parts.values()), "http://127.0.0.1:4200/api", "tcp://127.0.0.1:8786", said.append)
+    assert [f"http://{seen}:{USUAL['mlflow']}" in line for line in said] == [False, False, True, False]
+    assert read_addresses(settings)["serving"] == parts["serving"].address
+    assert json.loads(addresses_file(settings).read_text())[OUTSIDE]["api"] == f"http://{seen}:{USUAL['prefect']}/api"
+    assert [seen_from_outside(host) for host in ("127.0.0.1", "localhost", "::1", "10.0.0.5")] == [""] * 4
     for name in ("worker", "triggers", "serving"):
         assert parts[name].environment["PREFECT_API_URL"] == f"http://127.0.0.1:{USUAL['prefect']}/api"
         assert parts[name].environment["PREFECT_API_AUTH_STRING"] == "admin:a-long-password"
@@ -249,7 +263,16 @@ def test_the_slim_image_installs_the_versions_of_the_lock(tmp_path: Path) -> Non
     assert versions["onnxruntime"] == versions["onnxruntime-gpu"]
 
 
-def test_prefect_yaml_names_flows_that_exist() -> None:
-    found = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    entrypoints = {one.entrypoint for one in deployables()}
-    assert {one["entrypoint"] for one in found["deployments"]} == {one for one in entrypoints if not one.startswith("flows.deployed.")}
+def test_prefect_yaml_has_the_flows_and_tags_of_atelier_deploy() -> None:
+    found = {one["entrypoint"]: one["tags"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    own = {one.entrypoint: ["atelier", *one.tags] for one in deployables() if not one.entrypoint.startswith("flows.deployed.")}
+    assert found == own
+
+
+def test_every_parameter_in_the_forms_is_described() -> None:
+    from prefect.flows import Flow, load_flow_from_entrypoint
+
+    for one in deployables():
+        flow: Flow[..., Any] = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
+        bare = [name for name, schema in flow.parameters.properties.items() if not schema.get("description")]
+        assert not bare, one.name

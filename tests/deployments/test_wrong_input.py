@@ -272,3 +272,25 @@ def test_deploying_to_a_server_that_is_gone_says_so(
     assert url in told
     assert "does not answer" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--schedule", "nightly"], "--schedule"),
+        (["--set", "modell=digits"], "modell"),
+        (["--set", "hours=many"], "hours"),
+        (["--name", "a/b"], "--name"),
+        (["--schedule", "1h"], "there is no Prefect server"),
+    ],
+)
+def test_what_is_wrong_with_a_deployment_is_said_before_a_server_is_looked_for(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setattr("infra.prefect_server.configured_url", lambda: "")
+    load_settings.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["deploy", "monitor", *words])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err

@@ -25,7 +25,7 @@ from infra.registry import Registry
 from infra.settings import load_settings
 from infra.store import open_store
 from tasks._batch_parts import cut, list_inputs, read_rows
-from tasks.predict_batch import Predicted, predict_batch
+from tasks.predict_batch import Predicted, _picture, predict_batch
 from tests.packages import write_colours, write_sums
 from tests.processes import marked
 
@@ -86,12 +86,15 @@ def test_every_picture_gets_one_row_in_order_and_broken_ones_say_why(context: St
     assert [Path(row["input"]).stem for row in rows] == [*(f"{index:05d}" for index in range(25)), "z?"]
     assert rows.pop()["label"] == names[0]
     assert [row["label"] for index, row in enumerate(rows) if index not in (3, 4)] == [n for i, n in enumerate(names) if i not in (3, 4)]
-    assert [row["error"] for row in rows[3:5]] == [
-        "its bytes are in no known picture format"
-    ] * 2  # no address in memory: the same each time
+    assert [row["error"] for row in rows[3:5]] == ["its bytes are in no known picture format", "it is empty"]
     assert all(row["label"] is None for row in rows[3:5])
     assert (result.num_inputs, result.num_failed, result.num_parts) == (26, 2, 7)
     assert rows[0]["confidence"] == rows[0]["score_red"] > 0.99
+
+
+def test_a_picture_that_the_disk_does_not_give_tells_no_folder_of_this_machine(tmp_path: Path) -> None:
+    told = str(_picture(str(tmp_path), "a" * 300 + ".png"))
+    assert told == "it cannot be read: File name too long"
 
 
 CSV = (

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from deployments.serving.keys import create_key, revoke_key
+from infra.audit import read as read_audit
 from infra.errors import InvalidOptionError
 from infra.registry import Registry
 from infra.settings import Settings
@@ -54,6 +55,11 @@ def asked_all_the_time(server: Running, num_clients: int = 2) -> Iterator[Counte
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def served(settings: Settings) -> list[str]:
+    """What the audit log says of servers that began to serve."""
+    return [entry.what for entry in read_audit(open_store(settings.workspace_uri)) if entry.action == "serve"]
 
 
 def version_that_answers(server: Running, key: str = "") -> str:
@@ -164,6 +170,7 @@ def test_keys_open_what_their_role_allows(own: tuple[Settings, Registry], tmp_pa
 def test_a_killed_worker_is_replaced_and_metrics_are_those_of_all(own: tuple[Settings, Registry], tmp_path: Path) -> None:
     settings, _ = own
     with running(settings, tmp_path, "colours", "--workers", "2") as server:
+        assert served(settings) == ["colours"]
         parent = psutil.Process(server.process.pid)
         workers = parent.children()
         assert len(workers) == 2
@@ -180,6 +187,7 @@ def test_a_killed_worker_is_replaced_and_metrics_are_those_of_all(own: tuple[Set
 def test_a_stopping_server_finishes_what_it_has_begun(own: tuple[Settings, Registry], tmp_path: Path) -> None:
     settings, _ = own
     with running(settings, tmp_path, "colours", "--drain-s", "1") as server:
+        assert served(settings) == ["colours"]
         assert version_that_answers(server) == "1"
         os.kill(server.process.pid, signal.SIGTERM)
         refused = server.until("/v2/health/ready", lambda answer: answer.status == 503)
@@ -195,3 +203,4 @@ def test_what_cannot_be_served_is_said_at_the_start(own: tuple[Settings, Registr
         pass
     with pytest.raises(AssertionError, match="--workers"), running(settings, tmp_path, "colours", "--workers", "0"):
         pass
+    assert served(settings) == []

@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from algorithms.package import Package
+from deployments.serving.tensors import parse_infer
+from infra.errors import RequestRefusedError
 from infra.registry import Registry
 from tests.deployments.serving.conftest import LABELS, Answer, Running
 
@@ -240,6 +242,19 @@ def test_feedback_is_counted_for_the_version_that_predicted(server: Running) -> 
         (server.ask("/v2/models/colours/feedback", {"truth": []}), "prediction"),
     ):
         assert (answer.status, words in answer.error) == (400, True), answer.error
+
+
+def test_a_missing_value_is_null_in_json_and_nan_in_bytes() -> None:
+    def said(data: str, datatype: str = "FP32") -> bytes:
+        return f'{{"inputs": [{{"name": "a", "datatype": "{datatype}", "shape": [1, 1], {data}}}]}}'.encode()
+
+    assert np.isnan(parse_infer(said('"data": [null]')).inputs["a"]).all()
+    head = said('"parameters": {"binary_data_size": 4}')
+    assert np.isnan(parse_infer(head + np.float32("nan").tobytes(), len(head)).inputs["a"]).all()
+    assert parse_infer(said('"data": [null]', "BYTES")).inputs["a"].tolist() == [[""]]
+    for body in (said('"data": [NaN]'), said('"data": [null]', "INT64")):
+        with pytest.raises(RequestRefusedError):
+            parse_infer(body)
 
 
 def test_the_page_works_without_anything_from_outside(server: Running) -> None:

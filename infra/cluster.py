@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -164,5 +165,7 @@ def python_path() -> str:
     """``PYTHONPATH`` under which another Python finds our packages first, then what this process finds."""
     root = str(Path(__file__).resolve().parent.parent)
     own = (sys.prefix, sys.base_prefix)
-    extra = [str(Path(entry).absolute()) for entry in sys.path if not entry.startswith(own) or entry == root]
-    return os.pathsep.join(dict.fromkeys([root, *extra]))
+    extra = [Path(entry).absolute() for entry in sys.path if not entry.startswith(own) or entry == root]
+    # Packages installed as editable leave a name there that is no path and means something to this process only.
+    found = [str(path) for path in extra if path.is_dir() or zipfile.is_zipfile(path)]
+    return os.pathsep.join(dict.fromkeys([root, *found]))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from infra.clusters import Opened, kind_of
+from infra.clusters.tls import read_pems
 from infra.errors import NotEnoughSlotsError, ServiceError, StoreAccessError
 from infra.settings import Settings
 
@@ -45,6 +46,7 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
         InvalidSettingError: settings that do not fit together, or certificates that are none.
         MissingExtraError: the kind needs an optional dependency.
     """
+    check_cluster(settings)
     kind = kind_of(settings.cluster)
     with ExitStack() as stack:
         stack.enter_context(_quiet("distributed", logging.CRITICAL))
@@ -56,6 +58,19 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
             if settings.min_slots:
                 stack.enter_context(_scaling(opened, minimum, maximum, settings.idle_s))
         yield opened.client
+
+
+def check_cluster(settings: Settings) -> None:
+    """Refuse what can be known to be wrong without opening anything.
+
+    Raises:
+        InvalidSettingError: settings that do not fit together, or certificates that are none.
+    """
+    module = importlib.import_module(kind_of(settings.cluster).module)
+    if hasattr(module, "check"):
+        module.check(settings)
+    if settings.tls is not None:
+        read_pems(settings.tls)
 
 
 def _wait_for_workers(opened: Opened, wanted: int, what: str) -> None:

@@ -49,8 +49,9 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
     check_cluster(settings)
     kind = kind_of(settings.cluster)
     with ExitStack() as stack:
-        stack.enter_context(_quiet("distributed", logging.CRITICAL))
+        stack.enter_context(_quiet())
         opened: Opened = importlib.import_module(kind.module).open_kind(settings, stack)
+        stack.enter_context(_quiet())  # once more: Dask gives its loggers levels when it is imported, which may have been just now
         if opened.pool is not None:
             maximum = opened.most or settings.slots
             minimum = min(settings.min_slots or maximum, maximum)
@@ -149,16 +150,26 @@ def known_workers(client: Client) -> dict[str, Any] | None:
     return found
 
 
+def scheduler_gone(client: Client) -> ServiceError:
+    """What to say, and to do, when the scheduler does not answer any more in the middle of a job."""
+    again = "run" if client.cluster is not None else "start it again, then run"
+    where = f" at {client.scheduler.address}" if client.scheduler is not None else ""
+    why = f"the ranks were ended; {again} the same command: it goes on from its last checkpoint."
+    return ServiceError(f"The Dask scheduler{where}", why, "has gone")
+
+
 @contextmanager
-def _quiet(logger_name: str, level: int) -> Iterator[None]:
-    """Raise a logger's level: Dask reports every closed connection, most of all when we close them."""
-    logger = logging.getLogger(logger_name)
-    before = logger.level
-    logger.setLevel(level)
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own words off the terminal: it reports every closed connection, most of all when we close them, and we say ourselves what they mean."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # the two to which it gives a level
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def new_log_folder(settings: Settings) -> Path:

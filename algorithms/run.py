@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.user_code import blame_user
 from infra.artifacts import Artifact, fetch, find, publish
 from infra.datasets.card import DatasetRef
 from infra.errors import AtelierError, OutOfMemoryError, StoreAccessError, to_wire
@@ -160,7 +161,7 @@ def attempt(work: Callable[[], None], report: Callable[[Event], None]) -> int:
     try:
         work()
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it was reaches whoever started it
-        known = known_error(error)
+        known = known_error(error) or blame_user(error)
         if known is not None:
             report({"kind": "error", "error": to_wire(known)})
         else:

@@ -6,13 +6,18 @@ import hashlib
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from infra.datasets.sources import listing
 from infra.errors import AtelierError, UserCodeError
+
+_OURS = [Path(__file__).resolve().parents[1] / floor for floor in ("infra", "algorithms", "tasks", "flows", "deployments")]
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def is_dotted(name: str) -> bool:
@@ -117,19 +122,50 @@ def guarded(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) 
 
 
 def guarded_with_traceback(name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Like ``guarded``, and the error ends with the traceback from the user's first line on: for code that is called deep in a training."""
+    """Like ``guarded``, and the error ends with the traceback of the user's own lines: for code that is called deep in a training."""
     try:
         return function(*args)
     except AtelierError:
         raise
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it is told whole
-        # The first frame is ours.
-        shown = traceback.TracebackException.from_exception(error)
+        raise UserCodeError(name, _told(error)) from None
+
+
+def blame_user(error: BaseException) -> UserCodeError | None:
+    """An error as one of the user's code, if some of that was running: a network's ``forward``, say, which torch calls; None: none was."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _is_users(frame.f_code.co_filename)]
+    if not frames:
+        return None
+    return UserCodeError(f"{frames[0].f_globals.get('__name__', '')}:{frames[0].f_code.co_qualname}", _told(error))
+
+
+def _told(error: BaseException) -> str:
+    shown = traceback.TracebackException.from_exception(error)
+    if any(_is_users(frame.filename) for frame in shown.stack):
+        _keep_users_lines(shown)
+    else:  # called by name, and not in a file of theirs: the first frame is ours
         del shown.stack[0]
-        raise UserCodeError(name, f"it raised an error.\n{''.join(shown.format()).rstrip()}") from None
+    return f"it raised an error.\n{''.join(shown.format()).rstrip()}"
+
+
+def _keep_users_lines(shown: traceback.TracebackException | None) -> None:
+    """Take the frames of libraries and ours out, also from the errors that were there before this one."""
+    if shown is not None:
+        shown.stack = traceback.StackSummary.from_list([frame for frame in shown.stack if _is_users(frame.filename)])
+        for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+            _keep_users_lines(other)
+
+
+@cache
+def _is_users(file: str) -> bool:
+    """Whether a file of code is neither Python's, nor an installed library's, nor ours."""
+    path = Path(file).resolve()
+    installed = {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(_STANDARD_LIBRARY)
+    return path.is_file() and not installed and not any(path.is_relative_to(floor) for floor in _OURS)
 
 
 def _describe(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    every = list(traceback.extract_tb(error.__traceback__))
+    frames = [frame for frame in every if _is_users(frame.filename)] or every
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

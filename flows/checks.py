@@ -11,6 +11,7 @@ from algorithms.spec import Algorithm, Config
 from algorithms.user_code import digests
 from flows.request import RunRequest, check_options
 from infra._registry_version import check_name
+from infra.cluster import check_cluster
 from infra.context import StageContext
 from infra.datasets.card import Card, DatasetRef
 from infra.errors import InvalidOptionError, NotEnoughSlotsError, StoreAccessError
@@ -27,7 +28,8 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     """The algorithm and its config, once everything that can be known beforehand is known to be right.
 
     Raises:
-        UnknownAlgorithmError, InvalidOptionError, UserCodeError, NotEnoughSlotsError, SourceNotFoundError, StoreAccessError, StoreUnavailableError.
+        UnknownAlgorithmError, InvalidOptionError, UserCodeError, InvalidSettingError, NotEnoughSlotsError, SourceNotFoundError, StoreAccessError,
+        StoreUnavailableError.
     """
     algorithm = find_algorithm(request.algorithm)
     config = check_options(algorithm, request.split_options(algorithm)[0])
@@ -43,6 +45,7 @@ def check_request(request: RunRequest, settings: Settings, store: Store) -> tupl
     check_compression(algorithm, config, request.compress_settings, {"train": CALIBRATION_BATCH, "valid": 1})
     digests(config.model_dump(mode="json"))  # the user's own code is there
     _check_timeline(request, settings)
+    check_cluster(settings)
     least = parse_workers(request.workers).least
     if settings.cluster == "local" and least > settings.slots:
         raise NotEnoughSlotsError(least, settings.slots, "local")

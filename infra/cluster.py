@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from infra.clusters import Opened, kind_of
+from infra.clusters.tls import read_pems
 from infra.errors import NotEnoughSlotsError, ServiceError, StoreAccessError
 from infra.settings import Settings
 
@@ -44,10 +46,12 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
         InvalidSettingError: settings that do not fit together, or certificates that are none.
         MissingExtraError: the kind needs an optional dependency.
     """
+    check_cluster(settings)
     kind = kind_of(settings.cluster)
     with ExitStack() as stack:
-        stack.enter_context(_quiet("distributed", logging.CRITICAL))
+        stack.enter_context(_quiet())
         opened: Opened = importlib.import_module(kind.module).open_kind(settings, stack)
+        stack.enter_context(_quiet())  # once more: Dask gives its loggers levels when it is imported, which may have been just now
         if opened.pool is not None:
             maximum = opened.most or settings.slots
             minimum = min(settings.min_slots or maximum, maximum)
@@ -55,6 +59,19 @@ def open_cluster(settings: Settings) -> Iterator[Client]:
             if settings.min_slots:
                 stack.enter_context(_scaling(opened, minimum, maximum, settings.idle_s))
         yield opened.client
+
+
+def check_cluster(settings: Settings) -> None:
+    """Refuse what can be known to be wrong without opening anything.
+
+    Raises:
+        InvalidSettingError: settings that do not fit together, or certificates that are none.
+    """
+    module = importlib.import_module(kind_of(settings.cluster).module)
+    if hasattr(module, "check"):
+        module.check(settings)
+    if settings.tls is not None:
+        read_pems(settings.tls)
 
 
 def _wait_for_workers(opened: Opened, wanted: int, what: str) -> None:
@@ -133,16 +150,26 @@ def known_workers(client: Client) -> dict[str, Any] | None:
     return found
 
 
+def scheduler_gone(client: Client) -> ServiceError:
+    """What to say, and to do, when the scheduler does not answer any more in the middle of a job."""
+    again = "run" if client.cluster is not None else "start it again, then run"
+    where = f" at {client.scheduler.address}" if client.scheduler is not None else ""
+    why = f"the ranks were ended; {again} the same command: it goes on from its last checkpoint."
+    return ServiceError(f"The Dask scheduler{where}", why, "has gone")
+
+
 @contextmanager
-def _quiet(logger_name: str, level: int) -> Iterator[None]:
-    """Raise a logger's level: Dask reports every closed connection, most of all when we close them."""
-    logger = logging.getLogger(logger_name)
-    before = logger.level
-    logger.setLevel(level)
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own words off the terminal: it reports every closed connection, most of all when we close them, and we say ourselves what they mean."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]  # the two to which it gives a level
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def new_log_folder(settings: Settings) -> Path:
@@ -164,5 +191,7 @@ def python_path() -> str:
     """``PYTHONPATH`` under which another Python finds our packages first, then what this process finds."""
     root = str(Path(__file__).resolve().parent.parent)
     own = (sys.prefix, sys.base_prefix)
-    extra = [str(Path(entry).absolute()) for entry in sys.path if not entry.startswith(own) or entry == root]
-    return os.pathsep.join(dict.fromkeys([root, *extra]))
+    extra = [Path(entry).absolute() for entry in sys.path if not entry.startswith(own) or entry == root]
+    # Packages installed as editable leave a name there that is no path and means something to this process only.
+    found = [str(path) for path in extra if path.is_dir() or zipfile.is_zipfile(path)]
+    return os.pathsep.join(dict.fromkeys([root, *found]))

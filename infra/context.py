@@ -159,13 +159,20 @@ class StageContext:
                 spec.model_dump_json(),
                 client=self.client(),
                 num_ranks=num_ranks,
-                backend=self.backend,
+                backend=self._backend_of(num_ranks, on_event),
                 threads_per_rank=threads,
                 deadline_s=self.settings.deadline_s,
                 on_event=on_event,
                 on_output=on_output,
                 env=self._rank_env(),
             )
+
+    def _backend_of(self, num_ranks: int, on_event: Callable[[dict[str, Any]], None]) -> Backend:
+        """Not left to ``auto`` where a timeline is wanted: torch.distributed writes none."""
+        if not self.timeline or self.backend != "auto" or num_ranks == 1:
+            return self.backend
+        on_event({"kind": "log", "message": "The ranks use Horovod: a timeline is wanted, and only Horovod writes one."})
+        return "horovod"
 
     def _rank_env(self) -> dict[str, str] | None:
         return {"HOROVOD_TIMELINE": str(Path(self.timeline).expanduser().absolute())} if self.timeline else None
@@ -189,7 +196,7 @@ class StageContext:
                 spec.model_dump_json(),
                 client=self.client(),
                 limits=Limits(least, num_ranks, wait_s=settings.wait_s, hang_s=settings.hang_s),
-                backend=self.backend,
+                backend=self._backend_of(num_ranks, on_event),
                 threads_per_rank=max(1, settings.slots // num_ranks) if settings.cluster == "local" else None,
                 deadline_s=settings.deadline_s,
                 preload=(*preload, "infra.elastic.collectives", "horovod.torch?"),

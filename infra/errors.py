@@ -13,7 +13,7 @@
     ├── CompressionError                (RuntimeError)     a model could not be made smaller in this way
     ├── BudgetNotMetError               (RuntimeError)     no compressed model is within the budget
     ├── MissingExtraError               (ImportError)      an optional dependency is not installed
-    ├── ServiceError                    (RuntimeError)     a service that we start did not come up
+    ├── ServiceError                    (RuntimeError)     a service that we need did not come up, or has gone
     └── InputError                      exit status 2: what was asked for cannot be done as it is
         ├── InvalidSettingError         (ValueError)
         ├── InvalidOptionError          (ValueError)
@@ -186,12 +186,12 @@ class MissingExtraError(AtelierError, ImportError):
 
 
 class ServiceError(AtelierError, RuntimeError):
-    def __init__(self, service: str, why: str) -> None:
-        super().__init__(service, why)
-        self.service, self.why = service, why
+    def __init__(self, service: str, why: str, what: str = "did not come up") -> None:
+        super().__init__(service, why, what)
+        self.service, self.why, self.what = service, why, what
 
     def __str__(self) -> str:
-        return f"{self.service} did not come up: {self.why}"
+        return f"{self.service} {self.what}: {self.why}"
 
 
 class InvalidSettingError(InputError, ValueError):

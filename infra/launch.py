@@ -344,8 +344,8 @@ class _Job:
             words = "".join(traceback.format_exception(future.exception()))
             self.failures.append(Failure(0, RankFailedError(self.ranks.get(key, -1), 1, words)))
         elif key not in self.lost:
-            why = "it has gone, or has dropped this job; the ranks were ended."
-            self.failures.append(Failure(1, ServiceError(f"The Dask scheduler at {_scheduler_address(self.client)}", why)))
+            why, what = "the ranks were ended; run the same command again.", "has gone, or has dropped this job"
+            self.failures.append(Failure(1, ServiceError(f"The Dask scheduler at {_scheduler_address(self.client)}", why, what)))
 
     def _check_workers(self) -> None:
         """A task whose worker has gone is not reported: Dask starts it again elsewhere."""

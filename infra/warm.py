@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from infra._warm_task import end_idle, run_job, stop, thread_variables
+from infra.cluster import scheduler_gone
 from infra.errors import AtelierError, DeadlineExceededError, RankFailedError, ServiceError, from_wire
 from infra.launch import GONE_TIMEOUT_S, forget_topic
 
@@ -173,7 +174,7 @@ class WarmJobs:
         """
         if not self._pending:
             if self.client.status != "running":
-                raise ServiceError("The Dask scheduler", "it has gone; what ran was ended. Run the same command again.")
+                raise scheduler_gone(self.client)
             try:
                 self._pending.extend(self._read(self._inbox.get(timeout=timeout_s)))
             except queue.Empty:
@@ -200,7 +201,7 @@ class WarmJobs:
         if future.status == "error":
             words = "".join(traceback.format_exception(future.exception()))
             return Ended(None, error=RankFailedError(0, -9, words))
-        raise ServiceError("The Dask scheduler", "it has dropped a job; the others were ended. Run the same command again.")
+        raise ServiceError("The Dask scheduler", "the others were ended; run the same command again.", "has dropped a job")
 
     def _finish(self, number: int, ended: Ended) -> list[Message]:
         del self._futures[number]

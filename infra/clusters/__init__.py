@@ -1,7 +1,8 @@
 """The kinds of Dask clusters, one module each; ``infra.cluster.open_cluster`` is how they are used. See docs/clusters.md.
 
-A module of a kind has one function, ``open_kind(settings, stack) -> Opened``: it gives a client and, if workers can come and go, the means to that
-(``Pool``); whatever it started ends when the stack is closed. Every worker that we start has one slot.
+A module of a kind has a function ``open_kind(settings, stack) -> Opened``: it gives a client and, if workers can come and go, the means to that
+(``Pool``); whatever it started ends when the stack is closed. Every worker that we start has one slot. Where its settings can contradict each other
+a module also has ``check(settings)``, which says so; it is called first, and at the begin of a run.
 """
 
 from __future__ import annotations

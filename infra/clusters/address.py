@@ -13,17 +13,26 @@ from infra.settings import Settings
 CONNECT_TIMEOUT_S = 10.0
 
 
-def open_kind(settings: Settings, stack: ExitStack) -> Opened:
-    from distributed import Client
-
+def check(settings: Settings) -> None:
+    """Raises:
+    InvalidSettingError: settings that do not go with a cluster of somebody else's, or with this address.
+    """
     address = settings.cluster
     if settings.min_slots:
         raise InvalidSettingError([f"min_slots: the workers of {address} are not ours to start and end; leave it out"])
     if settings.tls and not address.startswith("tls://"):
         raise InvalidSettingError([f"cluster: {address} is not encrypted, but ATELIER_TLS is set; write tls://, or leave ATELIER_TLS out"])
-    security: Any = security_of(read_pems(settings.tls) if settings.tls else None)
-    if address.startswith("tls://") and not (security.tls_ca_file and security.tls_client_cert):
-        raise InvalidSettingError([f"cluster: {address} needs certificates; ATELIER_TLS names their folder"])
+    if settings.tls is None and address.startswith("tls://"):
+        security: Any = security_of(None)  # Dask's own configuration may name some
+        if not (security.tls_ca_file and security.tls_client_cert):
+            raise InvalidSettingError([f"cluster: {address} needs certificates; ATELIER_TLS names their folder"])
+
+
+def open_kind(settings: Settings, stack: ExitStack) -> Opened:
+    from distributed import Client
+
+    address = settings.cluster
+    security = security_of(read_pems(settings.tls) if settings.tls else None)
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S, security=security, set_as_default=False)
         return Opened(stack.enter_context(client))

@@ -18,19 +18,26 @@ WORKER_COMMAND = ["dask", "worker", "--nthreads", "1", "--resources", "slot=1", 
 IDLE_TIMEOUT_S = 3600  # the operator deletes a cluster whose driver was killed and could not
 
 
-def manifest(settings: Settings, name: str) -> dict[str, Any]:
-    """The ``DaskCluster`` resource that is created.
-
-    Raises:
-        InvalidSettingError: no image is set, or TLS, which the operator does not speak.
-        MissingExtraError: dask-kubernetes is not installed.
+def check(settings: Settings) -> None:
+    """Raises:
+    InvalidSettingError: no image is set, or TLS, which the operator does not speak.
     """
-    own = settings.kubernetes
-    if not own.image:
+    if not settings.kubernetes.image:
         raise InvalidSettingError(["kubernetes.image: no image is named; it holds Python, this project and its libraries"])
     if settings.tls:
         why = "Dask's operator for Kubernetes speaks to its schedulers without TLS"
         raise InvalidSettingError([f"tls: {why}; start such a cluster yourself and give its address, tls://..., or leave ATELIER_TLS out"])
+
+
+def manifest(settings: Settings, name: str) -> dict[str, Any]:
+    """The ``DaskCluster`` resource that is created.
+
+    Raises:
+        InvalidSettingError: see ``check``.
+        MissingExtraError: dask-kubernetes is not installed.
+    """
+    check(settings)
+    own = settings.kubernetes
     try:
         from dask_kubernetes.operator import make_cluster_spec
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -100,6 +101,7 @@ def run_on_scheduler_aside(client: Client, function: Callable[..., Any], *args: 
 
 def read_slots(dask_scheduler: Any = None) -> dict[str, dict[str, Any]]:
     """Run on the scheduler: slots of each worker, how many of them are taken, and whether it is about to close."""
+    keep_out_of_log(read_slots.__name__)
     return {
         address: {
             "slots": worker.resources.get("slot", 0),
@@ -109,3 +111,20 @@ def read_slots(dask_scheduler: Any = None) -> dict[str, dict[str, Any]]:
         for address, worker in dask_scheduler.workers.items()
         if worker.resources.get("slot", 0) > 0
     }
+
+
+def keep_out_of_log(name: str) -> None:
+    """Run on the scheduler by a function of that name, which is called several times a second: Dask writes a line into the log whenever it runs one.
+
+    The filter lives as long as the scheduler's process, whoever's looks are the first there; so one line comes, and no more.
+    """
+    logger = logging.getLogger("distributed.worker")  # also when it is the scheduler that runs a function
+    if not any(isinstance(known, _Without) and known.name == name for known in logger.filters):
+        logger.addFilter(_Without(name))
+
+
+class _Without(logging.Filter):
+    """Drops what Dask says of runs of one function."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "Run out-of-band function %r" or record.args != (self.name,)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import wire
 from infra._rendezvous import address_towards
+from infra.cluster import scheduler_gone
 from infra.elastic import policy
 from infra.elastic.backends import Figures, choose, kind_of, told
 from infra.elastic.discovery import Discovery, require_slots, run_aside, unreachable
@@ -33,7 +34,6 @@ from infra.errors import (
     CollectiveError,
     DeadlineExceededError,
     RankFailedError,
-    ServiceError,
     WorkersLostError,
     from_wire,
 )
@@ -132,8 +132,7 @@ class Driver:
         if now > self.deadline:
             raise self.too_late
         if now - self._answered_at > SCHEDULER_S or self.client.status in ("closed", "closing"):
-            address = str(self.client.scheduler.address) if self.client.scheduler else ""
-            raise ServiceError(f"The Dask scheduler at {address}", "it has gone; the ranks were ended. Run the same command again.")
+            raise scheduler_gone(self.client)
 
     def _step(self) -> None:
         now = time.monotonic()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from infra.elastic.discovery import ANSWER_TIMEOUT_S, DaskDiscovery, run_on_scheduler_aside, unreachable
+from infra.elastic.discovery import ANSWER_TIMEOUT_S, DaskDiscovery, keep_out_of_log, run_on_scheduler_aside, unreachable
 from infra.elastic.policy import Worker
 from infra.elastic.sharing import Claim, Tasks, allocate
 
@@ -61,6 +61,7 @@ def look(word: dict[str, Any], dask_scheduler: Any = None) -> dict[str, Any]:
     Returns:
         ``workers``: of each worker ``size`` (its slots), ``slots`` (those that the job may hold) and ``closing``; ``jobs``: how many share the cluster.
     """
+    keep_out_of_log(look.__name__)
     ledger, now = _ledger(dask_scheduler), time.monotonic()
     job = word["job"]
     if job not in ledger.gone:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from infra.elastic.backends import NAMES
-from infra.errors import OutOfMemoryError, RankFailedError, WorkersLostError
+from infra.errors import OutOfMemoryError, UserCodeError, WorkersLostError
 from tests.elastic.conftest import Start, once
 
 if TYPE_CHECKING:
@@ -107,8 +107,10 @@ def test_a_frozen_rank_is_replaced(start: Start) -> None:
 
 def test_user_code_that_raises_on_one_rank_ends_the_job_at_once_with_its_traceback(start: Start) -> None:
     ran = start(fault="raise", rank=1)
-    assert isinstance(ran.error, RankFailedError)
+    assert isinstance(ran.error, UserCodeError)
     assert "the user's code is wrong here" in str(ran.error)
+    assert str(ran.error).count("Traceback") == 1
+    assert "loop.py" not in str(ran.error), "the user's own lines only"
     assert ran.of("group")[-1]["generation"] == 1, "it was tried again"
 
 

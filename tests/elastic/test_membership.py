@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from infra.cluster import open_cluster
 from infra.elastic.discovery import DaskDiscovery
 from infra.elastic.policy import Worker
 from infra.errors import NotEnoughSlotsError, ServiceError, WorkersLostError
+from infra.settings import Settings
 from tests.elastic.conftest import ROOT, Start, once
 
 if TYPE_CHECKING:
@@ -152,25 +156,34 @@ def test_a_full_disk_ends_the_training_with_a_clear_error_and_leaves_no_half_che
     assert not list(workspace.rglob("manifest.json"))
 
 
-def test_a_killed_scheduler_ends_the_job_with_a_clear_error_and_no_process_is_left(start: Start, tmp_path: Path) -> None:
-    from distributed import Client
-
+def test_a_killed_scheduler_ends_the_job_with_a_clear_error_and_no_process_is_left(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     file = tmp_path / "scheduler.json"
     base = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    scheduler = subprocess.Popen([*base, "--scheduler-file", str(file)], env=environment, cwd=tmp_path, **pipes)  # type: ignore[call-overload]
+    log = tmp_path / "scheduler.log"
+    with log.open("w") as errors:
+        scheduler = subprocess.Popen([*base, "--scheduler-file", str(file)], env=environment, cwd=tmp_path, stderr=errors)
     work = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
     work += ["--resources", "slot=1", "--no-nanny", "--death-timeout", "20", "--local-directory", str(tmp_path)]
     workers = [subprocess.Popen(work, env=environment, cwd=tmp_path, **pipes) for _ in range(2)]  # type: ignore[call-overload]
     try:
-        with Client(scheduler_file=str(file), timeout=60, set_as_default=False) as client:
+        while not (file.exists() and file.read_text().rstrip().endswith("}")):
+            assert scheduler.poll() is None
+            time.sleep(0.02)
+        address = json.loads(file.read_text())["address"]
+        with open_cluster(Settings(workspace=str(tmp_path), cluster=address)) as client:
             client.wait_for_workers(2, timeout=60)
             kill = once(scheduler.kill, lambda event: event["kind"] == "step" and event["step"] == 5)
             ran = start(client=client, on_event=kill, sleep=0.02, epochs=100)
             assert isinstance(ran.error, ServiceError)
-            assert "scheduler" in str(ran.error)
+            assert f"The Dask scheduler at {address} has gone" in str(ran.error)
+            assert "start it again, then run the same command: it goes on from its last checkpoint" in str(ran.error)
             assert ran.seconds < 90
+        assert "distributed.client" not in capfd.readouterr().err
+        assert log.read_text().count("Run out-of-band function 'look'") == 1, "each look at the cluster is in the scheduler's log"
     finally:
         for process in (scheduler, *workers):
             process.send_signal(signal.SIGKILL)

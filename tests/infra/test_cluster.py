@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from infra.cluster import known_workers, num_slots, open_cluster
+from infra.cluster import known_workers, num_slots, open_cluster, python_path
 from infra.errors import CorruptArtifactError, ServiceError, StoreAccessError
 from infra.settings import Settings
 
@@ -152,3 +154,15 @@ def test_workers_are_known_also_while_the_client_asks_without_them(cluster: Clie
     finally:
         done.set()
         thread.join()
+
+
+def test_only_folders_and_zip_files_are_handed_on_as_python_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "packages.zip", "w"):
+        pass
+    (tmp_path / "text").write_text("no place for packages")
+    names = ("packages.zip", "text", "nowhere")
+    hook = "__editable__.some-0.1.0.finder.__path_hook__"
+    monkeypatch.setattr(sys, "path", [*sys.path, hook, str(tmp_path), *(str(tmp_path / name) for name in names)])
+    found = python_path().split(os.pathsep)
+    assert found[-2:] == [str(tmp_path), str(tmp_path / "packages.zip")]
+    assert all(Path(entry).exists() for entry in found)

@@ -136,6 +136,7 @@ def test_a_users_loss_that_raises_shows_its_own_traceback_once(name: str, line: 
     assert line in told
     assert "user_code.py" not in told
     assert "engines/losses.py" not in told
+    assert "site-packages" not in told
 
 
 @pytest.mark.usefixtures("own_module")

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from flows.checks import check_request
+from flows.request import RunRequest
 from infra.cluster import num_slots, open_cluster
 from infra.clusters.tls import make_certificates, make_pems, read_pems
 from infra.errors import InvalidSettingError, ServiceError, StoreAccessError
 from infra.settings import Settings
+from infra.store import open_store
 
 
 @pytest.fixture
@@ -111,11 +114,16 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         ("tls://127.0.0.1:1", {}, "needs certificates"),
         ("tcp://127.0.0.1:1", {"min_slots": 1}, "not ours"),
         ("kubernetes", {}, "no image"),
+        ("local", {"tls": Path("nowhere")}, "nowhere cannot be read"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told(
     cluster: str, more: dict[str, object], words: str, team: Path, tmp_path: Path
 ) -> None:
-    values: dict[str, Any] = {**more, **({"tls": team} if "tls" in more else {})}
-    with pytest.raises(InvalidSettingError, match=words), open_cluster(Settings(workspace=str(tmp_path), cluster=cluster, **values)):
+    values: dict[str, Any] = {**more, **({"tls": team} if more.get("tls") is True else {})}
+    settings = Settings(workspace=str(tmp_path), cluster=cluster, **values)
+    with pytest.raises(InvalidSettingError, match=words), open_cluster(settings):
         raise AssertionError("it must not start")
+    request = RunRequest(algorithm="image-classification/small-cnn", data=str(tmp_path / "nowhere"))
+    with pytest.raises(InvalidSettingError, match=words):  # and a run says so before it looks at its data
+        check_request(request, settings, open_store(settings.workspace_uri))

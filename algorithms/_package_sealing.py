@@ -63,7 +63,7 @@ def _cipher(key: bytes) -> Any:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
-        raise MissingExtraError("cryptography", "serving") from None
+        raise MissingExtraError("cryptography") from None
     return AESGCM(key)
 
 

@@ -116,7 +116,7 @@ class Ledger:
             for alias in version_of(event).aliases:
                 self.mlflow.delete_alias(event.name, alias)
             self.mlflow.delete_version(event.name, event.version)
-        elif event.alias is not None and event.after is None:
+        elif event.alias is not None and event.after is None:  # withdrawn
             self.mlflow.delete_alias(event.name, event.alias)
         elif event.alias is not None and event.after is not None:
             self.mlflow.set_alias(event.name, event.alias, event.after)

@@ -123,9 +123,9 @@ class HorovodCollectives:
         try:
             import horovod.torch as hvd
         except ImportError:
-            raise MissingExtraError("horovod", "horovod") from None
+            raise MissingExtraError("horovod") from None
         if not hasattr(hvd, "init"):  # Horovod's __init__ only prints when its extension does not load
-            raise MissingExtraError("horovod (its torch extension does not load)", "horovod")
+            raise MissingExtraError("horovod (its torch extension does not load)")
         self._hvd = hvd
         with self._told("init"):
             hvd.init()

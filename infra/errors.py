@@ -177,12 +177,13 @@ class BudgetNotMetError(AtelierError, RuntimeError):
 
 
 class MissingExtraError(AtelierError, ImportError):
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str = "") -> None:
         super().__init__(package, extra)
-        self.package, self.extra = package, extra
+        self.package, self.extra = package, extra  # no extra: the set-up installs it
 
     def __str__(self) -> str:
-        return f"This needs the package {self.package!r}, which is not installed. Install it with: pip install 'atelier[{self.extra}]'"
+        how = f"pip install 'atelier[{self.extra}]'" if self.extra else "make setup"
+        return f"This needs the package {self.package!r}, which is not installed. Install it with: {how}"
 
 
 class ServiceError(AtelierError, RuntimeError):

@@ -101,7 +101,7 @@ def choose_backend(backend: Backend, num_ranks: int, ready: Sequence[Mapping[str
     if not without:
         return "horovod", ""
     if backend == "horovod":
-        raise MissingExtraError(f"horovod (on {', '.join(without)})", "horovod")
+        raise MissingExtraError(f"horovod (on {', '.join(without)})")
     return (
         "torch",
         f"Horovod is not installed on {', '.join(without)}: the ranks use torch.distributed. `atelier doctor` says how to install it.",

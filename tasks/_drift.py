@@ -98,7 +98,10 @@ def _present(values: Sequence[Any], kind: Kind) -> Any:
 
 def pair(name: str, kind: Kind, served: Sequence[Any], reference: Sequence[Any]) -> Sample | None:
     """The values that are there, the rarest classes as one; None where one side has none."""
-    now, then = _present(served, kind), _present(reference, kind)
+    return _sample(name, kind, _present(served, kind), _present(reference, kind))
+
+
+def _sample(name: str, kind: Kind, now: Any, then: Any) -> Sample | None:
     if not len(now) or not len(then):
         return None
     if kind == "class":
@@ -109,9 +112,9 @@ def pair(name: str, kind: Kind, served: Sequence[Any], reference: Sequence[Any])
 
 def measure(name: str, kind: Kind, role: Literal["input", "prediction"], served: Sequence[Any], reference: Sequence[Any]) -> ColumnDrift:
     """Distance and p-values of one column; None, NaN and empty texts are missing."""
-    sample = pair(name, kind, served, reference)
-    there, there_then = len(_present(served, kind)), len(_present(reference, kind))
-    gone, gone_then = len(served) - there, len(reference) - there_then
+    now, then = _present(served, kind), _present(reference, kind)
+    sample = _sample(name, kind, now, then)
+    gone, gone_then = len(served) - len(now), len(reference) - len(then)
     return ColumnDrift(
         name=name,
         kind=kind,
@@ -120,7 +123,7 @@ def measure(name: str, kind: Kind, role: Literal["input", "prediction"], served:
         p_value=_p_value(sample) if sample else 1.0,
         missing=gone / max(1, len(served)),
         missing_reference=gone_then / max(1, len(reference)),
-        missing_p_value=_homogeneity([(gone, gone_then), (there, there_then)]),
+        missing_p_value=_homogeneity([(gone, gone_then), (len(now), len(then))]),
     )
 
 

@@ -33,6 +33,7 @@ from tasks._drift import (
     measure,
     pair,
 )
+from tasks._evidently import MOST_COLUMNS, Sample
 from tasks._evidently import Kind as ColumnKind
 from tasks._evidently import report as evidently_report
 from tasks._hard_examples import Pick, margin, pick_outlying, pick_unsure
@@ -183,10 +184,11 @@ def _columns(opened: Package, served: pa.Table, learned: pa.Table) -> list[_Colu
 
 def _evidently_page(compared: list[_Column], columns: list[ColumnDrift], bars: Bars) -> str:
     """Those that are furthest away first."""
-    samples, held_to = [], []
+    samples: list[Sample] = []
+    held_to: list[float] = []
     for one, _ in sorted(zip(compared, columns, strict=True), key=lambda both: -both[1].distance):
         name = one.name if one.role == "input" else f"{one.name} (predicted)"
-        if (sample := pair(name, one.kind, one.served, one.learned)) is not None:
+        if len(samples) < MOST_COLUMNS and (sample := pair(name, one.kind, one.served, one.learned)) is not None:
             samples.append(sample)
             held_to.append(bars.max_distance if one.role == "input" else bars.max_prediction_distance)
     return evidently_report(samples, held_to)

@@ -225,8 +225,10 @@ def _on_old_data(champion: ModelVersion, challenger: Package, metric: str, highe
     try:
         dataset = open_dataset(context.store, names.resolve(context.store, champion.dataset), context.settings.cache_path)
         why = misfit(challenger, dataset)
-    except (DatasetNotFoundError, CorruptArtifactError, ArtifactNotFoundError):
+    except (DatasetNotFoundError, ArtifactNotFoundError):
         why = "it is not in this workspace"
+    except CorruptArtifactError as error:
+        why = f"it is damaged ({error})"
     if why:
         return _OnOldData(None, False, f"it was not measured on the data of {champion.ref}: {why}")
     context.report(

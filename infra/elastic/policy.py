@@ -228,11 +228,8 @@ class Job:
         self.strange += status is not None and 0 < status < 128
         times = self.failures.setdefault(member.worker, [])
         times.append(now)
-        return (
-            f"{member.worker} is left out for {self._left_out_s(times):g} s: {len(times)} ranks died there"
-            if self._left_out_s(times)
-            else ""
-        )
+        left_out_s = self._left_out_s(times)
+        return f"{member.worker} is left out for {left_out_s:g} s: {len(times)} ranks died there" if left_out_s else ""
 
     # What follows from them
 

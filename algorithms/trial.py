@@ -21,7 +21,8 @@ Measure = Literal["latency", "size"]
 LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 
 # What every trial loads; engines name the rest (``modules``).
-_COMMON = ("numpy", "pandas", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset", "algorithms.metrics")
+_FIRST = ("numpy", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset")
+_COMMON = (*_FIRST, "pandas", "algorithms.metrics")
 _EXPORT = ("onnx", "onnxruntime", "algorithms.package")
 _CLOSER = ("algorithms.compression.verbs", "algorithms.analysis.explain")
 
@@ -41,7 +42,12 @@ def warm_modules(engine: Any, *, measures: bool) -> tuple[str, ...]:
     Args:
         measures: whether trials write packages, too.
     """
-    return (*_COMMON, *(_EXPORT if measures else ()), *getattr(engine, "modules", ()))
+    return (*_COMMON, *(_EXPORT if measures else ()), *getattr(engine, "modules", ()), *getattr(engine, "later_modules", ()))
+
+
+def rank_modules(engine: Any) -> tuple[str, ...]:
+    """Modules that the parent of a rank loads before it forks one that trains: no more than the first step needs, which waits for them."""
+    return (*_FIRST, *getattr(engine, "modules", ()))
 
 
 def verb_modules(engine: Any) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms.catalog import find_algorithm
 from algorithms.run import RunSpec
-from algorithms.trial import verb_modules
+from algorithms.trial import rank_modules
 from infra.cluster import open_cluster
 from infra.datasets.card import DatasetRef
 from infra.datasets.digits import write_digits
@@ -85,7 +85,7 @@ class Bench:
             limits=Limits(least, most),
             backend=self.backend,
             threads_per_rank=1,
-            preload=(*verb_modules(find_algorithm(PRESET).engine), "infra.elastic.collectives", "horovod.torch?"),
+            preload=(*rank_modules(find_algorithm(PRESET).engine), "infra.elastic.collectives", "horovod.torch?"),
             deadline_s=240,
             on_event=on_event,
             log_dir=self.folder / "logs",

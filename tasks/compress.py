@@ -18,7 +18,7 @@ from algorithms.compression.recipes import BASELINE, Mode, Recipe, Search, next_
 from algorithms.metrics import primary_metric
 from algorithms.run import RunSpec
 from algorithms.spec import Algorithm, Config
-from algorithms.trial import verb_modules
+from algorithms.trial import rank_modules, verb_modules
 from infra.artifacts import Artifact, find, publish
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
@@ -260,10 +260,9 @@ class _Search:
                 spec = self._spec("train", output, model=start, reference=self.trained.artifact, **told)
                 num_ranks = self.context.workers if self.algorithm.engine.distributed else 1
                 spec = spec.model_copy(update={"checkpoints": checkpoints})
-                preload = verb_modules(self.algorithm.engine)
-                self.context.launch_ranks(
-                    spec, num_ranks=num_ranks, on_event=self._report, preload=preload, elastic=True, output=spec.output
-                )
+                engine = self.algorithm.engine
+                modules = {"preload": verb_modules(engine), "elastic": rank_modules(engine)}
+                self.context.launch_ranks(spec, num_ranks=num_ranks, on_event=self._report, output=spec.output, **modules)
                 found = find(self.context.store, output)
                 assert found is not None, f"the ranks ended well but left nothing at {output}"
                 self.context.store.delete(checkpoints)

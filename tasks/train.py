@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.catalog import find_algorithm
 from algorithms.run import RunSpec
-from algorithms.trial import verb_modules
+from algorithms.trial import rank_modules, verb_modules
 from infra.artifacts import Artifact, find, read_file
 from infra.context import StageContext
 from infra.datasets.card import DatasetRef
@@ -98,7 +98,8 @@ def _run_ranks(
     try:
         engine = find_algorithm(algorithm).engine
         num_ranks = context.workers if engine.distributed else 1
-        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, preload=verb_modules(engine), elastic=True, output=spec.output)
+        modules = {"preload": verb_modules(engine), "elastic": rank_modules(engine)}
+        context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, output=spec.output, **modules)
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"ranks ended well but left nothing at {spec.output}"
         status = "FINISHED"

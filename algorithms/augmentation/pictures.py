@@ -1,5 +1,5 @@
 """Policies at work on batches of pictures. Cheap steps are one operation for the whole batch; torchvision's are applied picture by picture, as one
-call draws one set of numbers.
+call draws one set of numbers. torchvision is loaded where it is needed: it takes a second or two, with all of torch's compiler.
 
 All chance comes from torch's generator of the CPU, whose state is in the checkpoints: the same seed gives the same pictures, also after a stop.
 """
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torchvision.transforms import v2
 
 from algorithms.augmentation import steps as s
 from algorithms.augmentation.policies import Policy, check_no_flip
@@ -59,6 +58,8 @@ class PictureAugment:
         step = self._mixers[int(torch.randint(len(self._mixers), ()))]
         if float(torch.rand(())) >= step.p:
             return inputs, None
+        from torchvision.transforms import v2
+
         kind = v2.MixUp if isinstance(step, s.MixUp) else v2.CutMix
         mixed, shares = kind(alpha=step.alpha, num_classes=len(inputs))(inputs, torch.arange(len(inputs)))
         return mixed, shares.diagonal().to(inputs.device)
@@ -118,6 +119,8 @@ def _warp(step: s.Warp) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _transform(step: s.Step, size: int | tuple[int, int]) -> Callable[[torch.Tensor], Any]:
     """torchvision's transform of one picture."""
+    from torchvision.transforms import v2
+
     smooth = v2.InterpolationMode.BILINEAR
     match step:
         case s.Crop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "rmsprop": (torch.optim.RMSprop, {"momentum": None}),
 }
 """Class and fixed arguments; a momentum of None is the option's."""
+
+_WRAPPED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
 
 
 def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -51,7 +54,20 @@ def make_optimizer(config: TorchConfig, model: nn.Module) -> torch.optim.Optimiz
     arguments: dict[str, Any] = {key: config.momentum if value is None else value for key, value in fixed.items()}
     if "fused" in inspect.signature(kind).parameters:
         arguments["fused"] = True  # one kernel for all weights: small networks are bound by the calls otherwise
-    return kind(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
+    return _without_compiler(name)(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
+
+
+@cache
+def _without_compiler(name: str) -> type[torch.optim.Optimizer]:
+    """The class of that name, but its methods do not load torch's compiler.
+
+    torch wraps them so that they exclude themselves from a compilation, and for that imports all of ``torch._dynamo`` at their first call:
+    half of what a rank takes to its first step, though the network at most is compiled here, never the optimizer.
+    """
+    kind = OPTIMIZERS[name][0]
+    methods: dict[str, Any] = {method: inspect.unwrap(getattr(kind, method)) for method in _WRAPPED}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "__doc__": kind.__doc__, "__module__": __name__})
 
 
 def penalised(model: nn.Module) -> list[nn.Parameter]:

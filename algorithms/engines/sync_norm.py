@@ -32,7 +32,7 @@ def _forward(module: Any, collectives: Collectives, inputs: torch.Tensor) -> tor
     return outputs
 
 
-@torch._dynamo.disable
+@torch._disable_dynamo  # torch.compiler.disable, but it loads the compiler only where it is called
 def _normalise(module: Any, collectives: Collectives, inputs: torch.Tensor) -> torch.Tensor:
     outputs, mean, variance, count = _SyncNorm.apply(inputs.float(), module.weight, module.bias, module.eps, collectives)
     if module.track_running_stats:

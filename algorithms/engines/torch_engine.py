@@ -137,13 +137,18 @@ class TorchEngine:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What a training loads."""
-        return ("torch", "torch._dynamo", "torch.utils.tensorboard", "algorithms.engines.torch_verbs", *self.family_modules)
+        """What a training loads up to its first step."""
+        return ("torch", "algorithms.engines.loop", *self.family_modules)
+
+    @property
+    def later_modules(self) -> tuple[str, ...]:
+        """What it loads later."""
+        return ("torch.utils.tensorboard",)
 
     @property
     def export_modules(self) -> tuple[str, ...]:
         """What an export loads besides."""
-        return ("onnxscript",)
+        return ("torch._dynamo", "onnxscript")
 
     @property
     def distributed(self) -> bool:

@@ -143,7 +143,7 @@ def _make_part(path: Path, dataset: Dataset, part: Sequence[RowGroup], size: int
     with path.open("wb") as file:
         for group in part:
             table = dataset.read(group, columns=["path", "image", "label"])
-            labels.append(table.column("label").to_numpy().astype(np.int64))
+            labels.append(np.array(table.column("label").to_pylist(), dtype=np.int64))  # pyarrow's to_numpy would load pandas
             for start in range(0, table.num_rows, _DECODED_AT_ONCE):
                 some = table.slice(start, _DECODED_AT_ONCE)
                 rows = zip(some.column("path").to_pylist(), some.column("image").to_pylist(), strict=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +329,20 @@ def test_the_loss_of_mixed_samples_is_that_of_their_mixed_targets() -> None:
     soft = shares[:, None] * hot + (1 - shares[:, None]) * hot.roll(1, 0)
     torch.testing.assert_close(mixed_loss(loss, outputs, targets, shares), loss(outputs, soft))
     assert torch.equal(mixed_loss(loss, outputs, targets, None), loss(outputs, targets))
+
+
+def test_a_training_on_a_cpu_never_loads_torchs_compiler(workplace: Workplace) -> None:
+    """That alone took a rank longer than everything else up to its first step."""
+    spec = workplace.run("train", "lean", **TINY, augment="warp").spec
+    code = (
+        "import sys\n"
+        "from algorithms.__main__ import run\n"
+        "status = run(sys.argv[1], lambda event: None)\n"
+        "loaded = {'torch._dynamo', 'torchvision', 'pandas', 'onnx'} & sys.modules.keys()\n"
+        "sys.exit(status or str(loaded or '') or 0)"
+    )
+    environment = {**os.environ, "ATELIER_COLLECTIVES": "local", "ATELIER_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, spec.model_dump_json()], capture_output=True, text=True, timeout=100, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

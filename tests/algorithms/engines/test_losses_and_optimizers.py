@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,34 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.97 * losses[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_does_what_torchs_own_does_and_takes_its_state(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    ours = make_optimizer(config(optimizer=name, learning_rate=0.02, weight_decay=0.1), model)
+    twin = nn.Linear(4, 2)
+    twin.load_state_dict(model.state_dict())
+    kind = OPTIMIZERS[name][0]
+    options = {key: ours.defaults[key] for key in ours.defaults if key in inspect.signature(kind).parameters}
+    theirs = kind([{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}], **options)
+    assert isinstance(ours, kind)
+    steps: list[str] = []
+    ours.register_step_post_hook(lambda *_: steps.append(name))
+    inputs = torch.randn(8, 4)
+    for number in range(4):
+        for network, optimizer in ((model, ours), (twin, theirs)):
+            optimizer.zero_grad()
+            network(inputs).square().mean().backward()
+            optimizer.step()
+            assert torch.is_grad_enabled()
+        if number == 1:
+            state = ours.state_dict()
+            ours.load_state_dict(theirs.state_dict())
+            theirs.load_state_dict(state)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
+    assert steps == [name] * 4
 
 
 def test_biases_are_spared_weight_decay() -> None:

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infra.datasets.sources import listing
 from infra.errors import AtelierError, UserCodeError
 
 _OURS = [Path(__file__).resolve().parents[1] / floor for floor in ("infra", "algorithms", "tasks", "flows", "deployments")]
@@ -84,6 +83,8 @@ def digests(options: Mapping[str, Any]) -> dict[str, str]:
             if file is not None and "site-packages" not in Path(file).parts:
                 found[key] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     if weights := options.get("pretrained"):
+        from infra.datasets.sources import listing  # with all that imports data: every rank pays for it otherwise
+
         found["pretrained"] = hashlib.sha256(repr(listing(weights)).encode()).hexdigest()
     return found
 

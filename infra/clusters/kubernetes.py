@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from infra.clusters import Opened
@@ -21,27 +22,27 @@ IDLE_TIMEOUT_S = 3600  # the operator deletes a cluster whose driver was killed 
 def check(settings: Settings) -> None:
     """Raises:
     InvalidSettingError: no image is set, or TLS, which the operator does not speak.
+    MissingExtraError: dask-kubernetes is not installed.
     """
     if not settings.kubernetes.image:
         raise InvalidSettingError(["kubernetes.image: no image is named; it holds Python, this project and its libraries"])
     if settings.tls:
         why = "Dask's operator for Kubernetes speaks to its schedulers without TLS"
         raise InvalidSettingError([f"tls: {why}; start such a cluster yourself and give its address, tls://..., or leave ATELIER_TLS out"])
+    if find_spec("dask_kubernetes") is None:
+        raise MissingExtraError("dask-kubernetes", "kubernetes")
 
 
 def manifest(settings: Settings, name: str) -> dict[str, Any]:
     """The ``DaskCluster`` resource that is created.
 
     Raises:
-        InvalidSettingError: see ``check``.
-        MissingExtraError: dask-kubernetes is not installed.
+        InvalidSettingError, MissingExtraError: see ``check``.
     """
     check(settings)
+    from dask_kubernetes.operator import make_cluster_spec
+
     own = settings.kubernetes
-    try:
-        from dask_kubernetes.operator import make_cluster_spec
-    except ImportError:
-        raise MissingExtraError("dask-kubernetes", "kubernetes") from None
     limits = {"cpu": own.cpu, "memory": own.memory, **({"nvidia.com/gpu": str(own.gpus)} if own.gpus else {})}
     spec: dict[str, Any] = make_cluster_spec(
         name,

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -64,6 +65,14 @@ def job_options(settings: Settings) -> dict[str, Any]:
         "job_extra_directives": [*([f"--gres=gpu:{slurm.gpus}"] if slurm.gpus else []), *slurm.directives],
         "worker_extra_args": ["--resources", "slot=1", "--no-dashboard"],
     }
+
+
+def check(settings: Settings) -> None:
+    """Raises:
+    MissingExtraError: dask-jobqueue is not installed.
+    """
+    if find_spec("dask_jobqueue") is None:  # not imported, see `_check_installed`
+        raise MissingExtraError("dask-jobqueue", "slurm")
 
 
 def folder_of(settings: Settings) -> Path:

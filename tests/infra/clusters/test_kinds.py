@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
+from infra.cluster import check_cluster
+from infra.cluster_settings import KubernetesSettings
 from infra.clusters import KINDS, kind_of
-from infra.errors import InvalidSettingError
+from infra.errors import InvalidSettingError, MissingExtraError
 from infra.settings import Settings, load_settings
 
 
@@ -89,3 +92,13 @@ def test_a_minimum_above_the_most_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("ATELIER_MIN_SLOTS", "3")
     with pytest.raises(InvalidSettingError, match=r"min_slots \(3\) is more than slots \(2\)"):
         load_settings()
+
+
+@pytest.mark.parametrize(("cluster", "package"), [("kubernetes", "dask_kubernetes"), ("slurm", "dask_jobqueue")])
+def test_a_missing_package_is_named_before_anything_is_opened(
+    cluster: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    settings = Settings(workspace=str(tmp_path), cluster=cluster, kubernetes=KubernetesSettings(image="example/atelier:1"))
+    with pytest.raises(MissingExtraError, match=rf"atelier\[{cluster}\]"):
+        check_cluster(settings)

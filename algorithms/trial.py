@@ -42,17 +42,18 @@ def warm_modules(engine: Any, *, measures: bool) -> tuple[str, ...]:
     Args:
         measures: whether trials write packages, too.
     """
-    return (*_COMMON, *(_EXPORT if measures else ()), *getattr(engine, "modules", ()), *getattr(engine, "later_modules", ()))
+    export = (*_EXPORT, *getattr(engine, "export_modules", ())) if measures else ()
+    return (*_COMMON, *export, *getattr(engine, "modules", ()))
 
 
-def rank_modules(engine: Any) -> tuple[str, ...]:
+def rank_modules(engine: Any, config: Any) -> tuple[str, ...]:
     """Modules that the parent of a rank loads before it forks one that trains: no more than the first step needs, which waits for them."""
-    return (*_FIRST, *getattr(engine, "modules", ()))
+    return (*_FIRST, *(engine.first_modules(config) if hasattr(engine, "first_modules") else ()))
 
 
 def verb_modules(engine: Any) -> tuple[str, ...]:
     """Modules that a warm process loads before it evaluates, exports, compresses or explains."""
-    return (*warm_modules(engine, measures=True), *_CLOSER, *getattr(engine, "export_modules", ()))
+    return (*warm_modules(engine, measures=True), *_CLOSER)
 
 
 def run(argument: str, report: Callable[[Event], None]) -> int:

@@ -85,12 +85,17 @@ class Bench:
             limits=Limits(least, most),
             backend=self.backend,
             threads_per_rank=1,
-            preload=(*rank_modules(find_algorithm(PRESET).engine), "infra.elastic.collectives", "horovod.torch?"),
+            preload=(*rank_modules(*engine_of(spec)), "infra.elastic.collectives", "horovod.torch?"),
             deadline_s=240,
             on_event=on_event,
             log_dir=self.folder / "logs",
             **more,
         )
+
+
+def engine_of(spec: RunSpec) -> tuple[Any, Any]:
+    algorithm = find_algorithm(spec.algorithm)
+    return algorithm.engine, algorithm.config(spec.config)
 
 
 def ignore(event: dict[str, Any]) -> None:

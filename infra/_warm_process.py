@@ -168,8 +168,8 @@ def main() -> int:
             if not name.endswith("?"):  # may be missing
                 raise
     work: Work = importlib.import_module(module).run
-    gc.enable()
     gc.freeze()  # or the first full collection of a job would write into, and so copy, every page of what is loaded here
+    gc.enable()
     process = WarmProcess(work, int(control_fd), int(os.environ["ATELIER_EVENTS_FD"]))
     process.report({"kind": "warm"})
     process.serve()

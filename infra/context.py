@@ -129,7 +129,7 @@ class StageContext:
         num_ranks: int,
         on_event: Callable[[dict[str, Any]], None],
         preload: Sequence[str] = (),
-        elastic: Sequence[str] | None = None,
+        rank_preload: Sequence[str] | None = None,
         output: str = "",
     ) -> None:
         """Run ``python -m algorithms '<spec>'`` on the cluster, one process a rank; see ``infra.launch.launch``.
@@ -139,13 +139,13 @@ class StageContext:
         Args:
             preload: modules that the program will load. One rank alone on a cluster of this machine is then a fork of a process that has loaded them
                 and waits for the next (``infra.warm``), which saves seconds each time.
-            elastic: the program can go on with other ranks than it began with: those that die are replaced, and where a range was asked for,
-                their number follows what the cluster has (``infra.elastic``). The modules are those that such a rank loads up to its first step.
+            rank_preload: the same of several ranks, of a program that can go on with other ranks than it began with: those that die are replaced,
+                and where a range was asked for, their number follows what the cluster has (``infra.elastic``). None: of one that cannot.
             output: where the ranks' work goes in the store; what ranks print is kept beside it (``infra.rank_logs``); "": it is not.
         """
         on_output = keep_output(self.store, output, on_event)
-        if elastic is not None and num_ranks > 1:
-            self._launch_elastic(spec, num_ranks, on_event, on_output, elastic)
+        if rank_preload is not None and num_ranks > 1:
+            self._launch_elastic(spec, num_ranks, on_event, on_output, rank_preload)
             return
         if num_ranks == 1 and preload and self._warm_threads:
             self._warm(tuple(preload)).run(spec.model_dump_json(), lambda event: on_event({**event, "rank": 0}))

@@ -261,7 +261,10 @@ class _Search:
                 num_ranks = self.context.workers if self.algorithm.engine.distributed else 1
                 spec = spec.model_copy(update={"checkpoints": checkpoints})
                 engine = self.algorithm.engine
-                modules = {"preload": verb_modules(engine), "elastic": rank_modules(engine)}
+                modules = {
+                    "preload": verb_modules(engine),
+                    "rank_preload": rank_modules(engine, self.algorithm.config(self.config)),
+                }
                 self.context.launch_ranks(spec, num_ranks=num_ranks, on_event=self._report, output=spec.output, **modules)
                 found = find(self.context.store, output)
                 assert found is not None, f"the ranks ended well but left nothing at {output}"

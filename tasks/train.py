@@ -96,9 +96,10 @@ def _run_ranks(
 
     status = "FAILED"
     try:
-        engine = find_algorithm(algorithm).engine
+        found = find_algorithm(algorithm)
+        engine = found.engine
         num_ranks = context.workers if engine.distributed else 1
-        modules = {"preload": verb_modules(engine), "elastic": rank_modules(engine)}
+        modules = {"preload": verb_modules(engine), "rank_preload": rank_modules(engine, found.config(spec.config))}
         context.launch_ranks(spec, num_ranks=num_ranks, on_event=on_event, output=spec.output, **modules)
         artifact = find(context.store, spec.output)
         assert artifact is not None, f"ranks ended well but left nothing at {spec.output}"

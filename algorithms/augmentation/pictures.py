@@ -36,6 +36,10 @@ class PictureAugment:
         offered = {"classes": list(classes), "image_size": side, "channels": channels, "no_flip": list(no_flip)}
         self._changes = [self._change(step, size, offered) for step in policy if not isinstance(step, _MIXING)]
         self._mixers = [step for step in policy if isinstance(step, _MIXING)]
+        if self._mixers:  # not in the middle of a step, where the other ranks would wait
+            from torchvision.transforms import v2
+
+            self._kinds = {s.MixUp: v2.MixUp, s.CutMix: v2.CutMix}
 
     def change(self, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Each picture changed by itself: uint8 [N, S, S, C] and int64 [N] -> uint8 [N, S, S, C]."""
@@ -58,10 +62,7 @@ class PictureAugment:
         step = self._mixers[int(torch.randint(len(self._mixers), ()))]
         if float(torch.rand(())) >= step.p:
             return inputs, None
-        from torchvision.transforms import v2
-
-        kind = v2.MixUp if isinstance(step, s.MixUp) else v2.CutMix
-        mixed, shares = kind(alpha=step.alpha, num_classes=len(inputs))(inputs, torch.arange(len(inputs)))
+        mixed, shares = self._kinds[type(step)](alpha=step.alpha, num_classes=len(inputs))(inputs, torch.arange(len(inputs)))
         return mixed, shares.diagonal().to(inputs.device)
 
     def _change(self, step: s.Step, size: int | tuple[int, int], offered: dict[str, Any]) -> Change:

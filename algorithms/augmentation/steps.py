@@ -158,4 +158,5 @@ class Own(Step):
 STEPS: tuple[type[Step], ...] = (
     Shift, Warp, Crop, Flip, VerticalFlip, Affine, Rotation, Colour, Noise, Blur, Erasing, TrivialAugment, RandAugment, MixUp, CutMix,
 )  # fmt: skip
+BATCHWISE = (Own, Shift, Warp, Flip, VerticalFlip)  # the others need torchvision
 BY_NAME: dict[str, type[Step]] = {step.model_fields["name"].default: step for step in STEPS}

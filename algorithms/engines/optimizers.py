@@ -62,7 +62,7 @@ def _without_compiler(name: str) -> type[torch.optim.Optimizer]:
     """The class of that name, but its methods do not load torch's compiler.
 
     torch wraps them so that they exclude themselves from a compilation, and for that imports all of ``torch._dynamo`` at their first call:
-    half of what a rank takes to its first step, though the network at most is compiled here, never the optimizer.
+    half of what a rank takes to its first step, though the network at most is compiled here, never the optimizer. A step never records gradients.
     """
     kind = OPTIMIZERS[name][0]
     methods: dict[str, Any] = {method: inspect.unwrap(getattr(kind, method)) for method in _WRAPPED}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from algorithms.user_code import is_dotted
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -121,6 +123,7 @@ class TorchEngine:
         at_epoch: (config, epoch from 0) -> the config as it is in that epoch: pictures may be smaller in the first ones.
         fit_inputs: (config of an epoch, data) -> what brings inputs as they are read to that epoch's size, or None.
         family_modules: what these functions load when they run; warm processes load it beforehand.
+        option_modules: (config) -> what they load besides with these options.
     """
 
     open_data: OpenData
@@ -134,21 +137,23 @@ class TorchEngine:
     at_epoch: Callable[[Any, int], Any] = lambda config, epoch: config
     fit_inputs: Callable[[Any, TorchData], Callable[[np.ndarray], np.ndarray] | None] = lambda config, data: None
     family_modules: tuple[str, ...] = ()
+    option_modules: Callable[[Any], tuple[str, ...]] = lambda config: ()
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What a training loads up to its first step."""
-        return ("torch", "algorithms.engines.loop", *self.family_modules)
+        """What any training loads."""
+        return ("torch", "torch._dynamo", "torch.utils.tensorboard", "algorithms.engines.loop", *self.family_modules)
 
-    @property
-    def later_modules(self) -> tuple[str, ...]:
-        """What it loads later."""
-        return ("torch.utils.tensorboard",)
+    def first_modules(self, config: Any) -> tuple[str, ...]:
+        """What a training with these options loads up to its first step; torch's compiler takes as long as all the rest, and few need it."""
+        compiler = config.compile == "on" or is_dotted(config.optimizer)
+        more = ("torch._dynamo",) if compiler else ()
+        return ("torch", "algorithms.engines.loop", *more, *self.family_modules, *self.option_modules(config))
 
     @property
     def export_modules(self) -> tuple[str, ...]:
         """What an export loads besides."""
-        return ("torch._dynamo", "onnxscript")
+        return ("onnxscript",)
 
     @property
     def distributed(self) -> bool:

@@ -87,6 +87,15 @@ def fit_inputs(config: ImageClassificationConfig, data: TorchData) -> Callable[[
     return lambda pictures: shrink(torch.from_numpy(pictures), config.image_size).numpy()
 
 
+def modules_of_augment(config: ImageClassificationConfig) -> tuple[str, ...]:
+    """What the policy of the options loads."""
+    from algorithms.augmentation.policies import parse_policy
+    from algorithms.augmentation.steps import BATCHWISE
+
+    own = all(isinstance(step, BATCHWISE) for step in parse_policy(config.augment))
+    return () if own else ("torchvision.transforms.v2",)
+
+
 def make_augment(config: ImageClassificationConfig, data: TorchData) -> BatchAugment | None:
     """The policy that the options name, if it changes anything."""
     from algorithms.augmentation.policies import parse_policy

@@ -49,6 +49,7 @@ def image_engine(
         make_augment=models.make_augment,
         at_epoch=models.at_epoch,
         fit_inputs=models.fit_inputs,
+        option_modules=models.modules_of_augment,
         family_modules=("PIL.Image", "algorithms.images.preprocess", *modules),
     )
 

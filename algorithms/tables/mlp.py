@@ -285,5 +285,5 @@ def mlp_engine(*, regression: bool) -> TorchEngine:
         model_arguments=model_arguments,
         tell_compressible=tell_compressible,
         make_augment=make_augment,
-        family_modules=("algorithms.tables.fitting", "algorithms.tables.matrix", "algorithms.tables.networks"),
+        family_modules=("pandas", "algorithms.tables.fitting", "algorithms.tables.matrix", "algorithms.tables.networks"),
     )

@@ -32,7 +32,7 @@ def test_auto_is_horovod_where_a_timeline_is_wanted_and_that_is_said(
     events: list[dict[str, Any]] = []
     with StageContext.open(Settings(workspace=str(tmp_path)), workers=2, backend=asked, timeline=timeline) as context:
         context.use_cluster(mock.Mock())
-        context.launch_ranks(RunRequest(algorithm="a", data="d"), num_ranks=2, on_event=events.append, elastic=())
+        context.launch_ranks(RunRequest(algorithm="a", data="d"), num_ranks=2, on_event=events.append, rank_preload=())
     chosen = asked == "auto" and timeline != ""
     assert launch.call_args.kwargs["backend"] == ("horovod" if chosen else asked)
     assert ["The ranks use Horovod" in event["message"] for event in events] == [True] * chosen

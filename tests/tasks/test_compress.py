@@ -43,7 +43,7 @@ class Recording(StageContext):
         num_ranks: int,
         on_event: Callable[[dict[str, Any]], None],
         preload: Sequence[str] = (),
-        elastic: Sequence[str] | None = None,
+        rank_preload: Sequence[str] | None = None,
         output: str = "",
     ) -> None:
         self.started = [*getattr(self, "started", []), (spec.verb, spec.output.rsplit("/", 1)[1])]

@@ -338,10 +338,20 @@ def test_a_training_on_a_cpu_never_loads_torchs_compiler(workplace: Workplace) -
         "import sys\n"
         "from algorithms.__main__ import run\n"
         "status = run(sys.argv[1], lambda event: None)\n"
+        "import torch\n"
+        "from algorithms.engines.optimizers import OPTIMIZERS, make_optimizer\n"
+        "from algorithms.engines.torch_config import TorchConfig\n"
+        "for name in OPTIMIZERS:\n"
+        "    model = torch.nn.Linear(2, 1)\n"
+        "    optimizer = make_optimizer(TorchConfig(optimizer=name), model)\n"
+        "    model(torch.ones(2)).backward()\n"
+        "    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
         "loaded = {'torch._dynamo', 'torchvision', 'pandas', 'onnx'} & sys.modules.keys()\n"
         "sys.exit(status or str(loaded or '') or 0)"
     )
-    environment = {**os.environ, "ATELIER_COLLECTIVES": "local", "ATELIER_THREADS": "1"}
+    environment = {**os.environ, "ATELIER_COLLECTIVES": "local", "ATELIER_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code, spec.model_dump_json()], capture_output=True, text=True, timeout=100, check=False, env=environment
     )

@@ -20,7 +20,7 @@ from infra.store import open_store
 Measure = Literal["latency", "size"]
 LATENCY_BATCHES, LATENCY_RUNS = 5, 20
 
-# What every trial loads; engines name the rest (``modules``).
+# What every training loads before its first step, every trial, and every trial that writes a package; engines name the rest.
 _FIRST = ("numpy", "pyarrow.parquet", "algorithms.catalog", "infra.datasets.dataset")
 _COMMON = (*_FIRST, "pandas", "algorithms.metrics")
 _EXPORT = ("onnx", "onnxruntime", "algorithms.package")

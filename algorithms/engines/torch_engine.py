@@ -141,7 +141,7 @@ class TorchEngine:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What any training loads."""
+        """What a process loads that will do many trainings: also what only some options need, and what is needed only after the first step."""
         return ("torch", "torch._dynamo", "torch.utils.tensorboard", "algorithms.engines.loop", *self.family_modules)
 
     def first_modules(self, config: Any) -> tuple[str, ...]:

@@ -48,10 +48,8 @@ def test_found_options_train_a_model_and_it_is_made_small_as_a_version_of_its_ow
     assert first.version == 1
     assert {stage.name: stage.state for stage in first.stages}["validate"] == "cached"
 
-    budget: dict[str, Any] = {
-        "max_accuracy_loss": 1.0,
-        "max_size_mb": 0.6,
-    }  # fp32 has twice that, so int8 is taken, be it faster on this processor or not
+    # fp32 has twice that size, so int8 is taken, be it faster on this processor or not.
+    budget: dict[str, Any] = {"max_accuracy_loss": 1.0, "max_size_mb": 0.6}
     made = compress(model="small", mode="quantize", **budget)
     assert (made.source, made.version, made.aliases) == (1, 2, ["challenger"])
     sizes = {row["name"]: row["size_bytes"] for row in made.compression["rows"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from algorithms.augmentation.pictures import PictureAugment
 from algorithms.augmentation.policies import POLICIES, parse_policy
+from algorithms.augmentation.steps import BATCHWISE, BY_NAME
 from infra.errors import InvalidOptionError, UserCodeError
 
 CLASSES = ["left", "right"]
@@ -170,3 +172,16 @@ def test_an_own_policy_that_gives_something_else_is_told_what_is_wanted() -> Non
         made("my_policies:floats").change(pictures(), labels())
     with pytest.raises(UserCodeError, match="wants 'by'"):
         made([{"name": "my_policies:Brighter", "buy": 7}])
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_only_the_steps_that_are_not_ours_need_torchvision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank's parent loads it beforehand by that list."""
+    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
+    try:
+        made(name)
+    except ModuleNotFoundError:
+        needed = True
+    else:
+        needed = False
+    assert needed == (BY_NAME[name] not in BATCHWISE)
